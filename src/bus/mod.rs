@@ -1,0 +1,289 @@
+//! The bus: topics of durable messages, and the one step by which anything leaves a task.
+//!
+//! What lives here is the contract that the loop of a task and the tools need, in words that no broker owns: names,
+//! messages, commits and the traits [`Log`], [`Bus`], [`Member`] and [`Lease`]. How a bus keeps its promises lives in
+//! its own folder; `tests/it/bus/` is the suite that each of them passes.
+
+mod topic;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub use topic::{Channel, Cleanup, Topic, TopicPartition, TopicSpec};
+
+/// Microseconds since the Unix epoch, UTC.
+pub type Micros = i64;
+
+/// For each partition the offset of the message that is read next.
+pub type Positions = BTreeMap<TopicPartition, u64>;
+
+/// What is written to a topic.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Record {
+    /// The key that partitions and compacts; empty for Arrow results, whose rows have keys of their own.
+    pub key: Option<Bytes>,
+    /// The payload, in the topic's format.
+    pub value: Bytes,
+    /// Names and values beside the payload, in the order in which they were added; a name can occur more than once.
+    pub headers: Vec<Header>,
+    /// The number of rows in the payload.
+    pub rows: u32,
+    /// When the oldest row of the payload arrived in the pipeline.
+    pub arrived: Micros,
+    /// The rows of the payload, decoded, where writer and reader share a process. Never more than a shortcut: whoever
+    /// finds `None` decodes the value.
+    pub batch: Option<RecordBatch>,
+}
+
+/// A name and a value beside a payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// Name, for example `content-type`.
+    pub name: Arc<str>,
+    /// Value; text unless the header's own definition says otherwise.
+    pub value: Bytes,
+}
+
+impl Record {
+    /// The value of the first header of that name.
+    pub fn header(&self, name: &str) -> Option<&Bytes> {
+        self.headers.iter().find(|header| *header.name == *name).map(|header| &header.value)
+    }
+
+    /// Bytes that the record takes of a bus's message size: key, value and headers.
+    pub fn size_bytes(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|header| header.name.len() + header.value.len()).sum();
+        self.key.as_ref().map_or(0, Bytes::len) + self.value.len() + headers
+    }
+}
+
+/// A record that a reader was given, with its place in the log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Message {
+    /// The partition that holds it.
+    pub partition: TopicPartition,
+    /// Its place there: offsets grow by one with every message of a partition, starting with 0.
+    pub offset: u64,
+    /// What was written.
+    pub record: Record,
+}
+
+/// A record and the partition it goes to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outgoing {
+    /// The partition to append to.
+    pub to: TopicPartition,
+    /// What to append.
+    pub record: Record,
+}
+
+/// Everything that one step of a task brings about: visible all together, or not at all.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Commit {
+    /// Results, for the next stages.
+    pub results: Vec<Outgoing>,
+    /// Fact events, for anyone.
+    pub events: Vec<Outgoing>,
+    /// What could not be processed.
+    pub dead_letters: Vec<Outgoing>,
+    /// What the task resumes from, for the task's own partition of the group's checkpoint topic.
+    pub checkpoint: Bytes,
+    /// How far the inputs are dealt with.
+    pub positions: Positions,
+}
+
+/// How much a poll gives at most. A message is never divided, so the first one is given whatever its size.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    /// Rows, as [`Record::rows`] counts them; a message without rows counts as one.
+    pub rows: usize,
+    /// Bytes of payload.
+    pub bytes: usize,
+}
+
+/// The part of a partition's history that is still there: offsets from `start` up to, but without, `end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Extent {
+    /// The oldest offset that can be read.
+    pub start: u64,
+    /// The offset that the next committed message gets.
+    pub end: u64,
+}
+
+/// A stage's consumer group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Name of the group: `<company>.<namespace>.<stage>`.
+    pub name: Arc<str>,
+    /// The topics it consumes. Task `n` owns partition `n` of each that has one.
+    pub inputs: Vec<Topic>,
+    /// Where its tasks' checkpoints go: task `n` to partition `n`.
+    pub checkpoint: Topic,
+    /// Number of tasks.
+    pub tasks: u32,
+}
+
+/// What a task left behind in its last commit.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Resume {
+    /// The checkpoint of that commit; `None` where the task has never committed.
+    pub checkpoint: Option<Bytes>,
+    /// For every input partition of the task, the offset to go on from; 0 where it has never committed.
+    pub positions: Positions,
+}
+
+/// The read side of a bus: what `tail`, `dlq list` and the accounts need. Only committed messages are ever seen.
+#[async_trait]
+pub trait Log: Send + Sync {
+    /// The extent of every partition of a topic, in the order of their numbers.
+    async fn extents(&self, topic: &Topic) -> Result<Vec<Extent>>;
+
+    /// Messages of one partition from `offset` on, in order, as many as the limit allows. Waits up to `wait` for the
+    /// first one and gives none if there is none by then. An offset that retention has passed is
+    /// [`Error::OutOfRange`].
+    async fn read(&self, from: &TopicPartition, offset: u64, limit: Limit, wait: Duration) -> Result<Vec<Message>>;
+}
+
+/// A bus, as a worker uses it.
+#[async_trait]
+pub trait Bus: Log {
+    /// Makes sure that the topics exist. Those that do are left as they are; one with another number of partitions is
+    /// [`Error::PartitionsDiffer`].
+    async fn declare(&self, topics: &[TopicSpec]) -> Result<()>;
+
+    /// Joins a stage's consumer group. Whoever joins last gets the tasks, and the leases that others held are fenced,
+    /// unless the bus shares tasks out among members.
+    async fn join(&self, group: Group) -> Result<Box<dyn Member>>;
+
+    /// The largest record it takes, in bytes as [`Record::size_bytes`] counts them.
+    fn max_record_bytes(&self) -> usize;
+
+    /// Makes everything that was committed durable, whatever `sync` says, and gives back what the process holds.
+    async fn close(&self) -> Result<()>;
+}
+
+/// A worker's membership of a group. Dropping it leaves the group.
+#[async_trait]
+pub trait Member: Send {
+    /// Waits for the next change of what this member has to do.
+    async fn changed(&mut self) -> Result<Change>;
+}
+
+/// A change of what a member of a group has to do.
+pub enum Change {
+    /// A task is this member's from now on.
+    Given(Box<dyn Lease>),
+    /// The task of that number is no longer this member's; what it has not committed is void.
+    Taken(u32),
+}
+
+/// The right to run one task of a group, until it ends or somebody else is given it.
+#[async_trait]
+pub trait Lease: Send {
+    /// The number of the task, which is that of the partitions it owns.
+    fn task(&self) -> u32;
+
+    /// What the last commit left. Polls go on from there.
+    async fn resume(&mut self) -> Result<Resume>;
+
+    /// The next messages of the task's partitions, those of each in order. Waits up to `wait` for the first one; gives
+    /// none if there is none by then.
+    async fn poll(&mut self, limit: Limit, wait: Duration) -> Result<Vec<Message>>;
+
+    /// Makes a step visible and, as far as the bus was told to, durable: all of it, or none. When this gives
+    /// [`Error::Fenced`], nothing of it happened. After any other error the outcome is unknown and the lease is of no
+    /// more use: the task is to be resumed under a new one.
+    async fn commit(&mut self, commit: Commit) -> Result<()>;
+}
+
+/// What a bus answers.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a bus did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The topic was never declared.
+    #[error("there is no topic {0}")]
+    UnknownTopic(Topic),
+    /// The topic has no partition of that number.
+    #[error("there is no partition {}", .0)]
+    UnknownPartition(TopicPartition),
+    /// The topic exists with another number of partitions. Rows are where their keys put them, so it stays.
+    #[error(
+        "topic {topic} has {found} partitions and the pipeline asks for {wanted}; a topic keeps its partitions: \
+             give the stage its old number or start with another data directory"
+    )]
+    PartitionsDiffer {
+        /// Which one.
+        topic: Topic,
+        /// What it has.
+        found: u32,
+        /// What was asked for.
+        wanted: u32,
+    },
+    /// The offset is no longer, or not yet, there.
+    #[error("{partition} holds offsets {} up to {}, and {offset} was asked for", .extent.start, .extent.end)]
+    OutOfRange {
+        /// Where.
+        partition: TopicPartition,
+        /// What was asked for.
+        offset: u64,
+        /// What is there.
+        extent: Extent,
+    },
+    /// Somebody else was given the task.
+    #[error("task {task} of {group} was given to another worker")]
+    Fenced {
+        /// The group.
+        group: Arc<str>,
+        /// The task.
+        task: u32,
+    },
+    /// The record is over [`Bus::max_record_bytes`].
+    #[error("a record of {bytes} bytes for {to} is over the limit of {limit}")]
+    TooLarge {
+        /// Where it was to go.
+        to: TopicPartition,
+        /// Its size.
+        bytes: usize,
+        /// The most that is taken.
+        limit: usize,
+    },
+    /// Another process works in the data directory.
+    #[error("the data directory {} is in use by another process{}", .dir.display(), .holder.map(|pid| format!(" ({pid})")).unwrap_or_default())]
+    Locked {
+        /// The data directory.
+        dir: PathBuf,
+        /// The process that holds it, where that is known.
+        holder: Option<u32>,
+    },
+    /// Bytes that were committed are not what was written.
+    #[error("{} is damaged at byte {position}: {what}", .file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// Where the damaged frame or record starts, in bytes.
+        position: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// The operating system refused.
+    #[error("{} failed on {}: {source}", .action, .path.display())]
+    Io {
+        /// What was tried, as a verb: `write`, `sync`, …
+        action: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// Its answer.
+        source: Arc<std::io::Error>,
+    },
+    /// An earlier write or sync failed, so nothing that came after it can be trusted to be there.
+    #[error("the log stopped taking commits: {0}")]
+    Stopped(Arc<Error>),
+}

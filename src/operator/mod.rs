@@ -1,0 +1,24 @@
+//! The transformation of a stage: batches in, batches out. How SQL becomes operators lives in `sql`.
+
+use arrow::record_batch::RecordBatch;
+
+use crate::failure::Reject;
+
+/// What became of one input batch. Every row of it either is a reject, was filtered out, or has at least one row in
+/// `batch`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    /// The result rows.
+    pub batch: RecordBatch,
+    /// For each result row, which input row it came from; ascending.
+    pub origin: Vec<u32>,
+    /// The input rows on which an expression failed, or whose results break the contract, ascending. None of their
+    /// results are in `batch`.
+    pub rejects: Vec<Reject>,
+}
+
+/// A transformation. Deterministic: what comes out depends on the rows that went in, and on nothing else.
+pub trait Operator: Send {
+    /// Processes a batch of the input of that number (as in the stage's `from`).
+    fn process(&mut self, input: usize, batch: &RecordBatch) -> Output;
+}
