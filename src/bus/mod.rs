@@ -4,10 +4,14 @@
 //! messages, commits and the traits [`Log`], [`Bus`], [`Member`] and [`Lease`]. How a bus keeps its promises lives in
 //! its own folder; `tests/it/bus/` is the suite that each of them passes.
 
+pub mod embedded;
+mod limit;
+pub mod memory;
+mod sole;
 mod topic;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +19,7 @@ use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::config;
 pub use topic::{Channel, Cleanup, Topic, TopicPartition, TopicSpec};
 
 /// Microseconds since the Unix epoch, UTC.
@@ -134,7 +139,8 @@ pub struct Group {
 pub struct Resume {
     /// The checkpoint of that commit; `None` where the task has never committed.
     pub checkpoint: Option<Bytes>,
-    /// For every input partition of the task, the offset to go on from; 0 where it has never committed.
+    /// For every input partition of the task, the offset to go on from; that of the oldest message where it has never
+    /// committed.
     pub positions: Positions,
 }
 
@@ -153,8 +159,8 @@ pub trait Log: Send + Sync {
 /// A bus, as a worker uses it.
 #[async_trait]
 pub trait Bus: Log {
-    /// Makes sure that the topics exist. Those that do are left as they are; one with another number of partitions is
-    /// [`Error::PartitionsDiffer`].
+    /// Makes sure that the topics exist. Those that do keep their messages, under the limits of retention that are
+    /// declared now; one with another number of partitions is [`Error::PartitionsDiffer`].
     async fn declare(&self, topics: &[TopicSpec]) -> Result<()>;
 
     /// Joins a stage's consumer group. Whoever joins last gets the tasks, and the leases that others held are fenced,
@@ -200,6 +206,23 @@ pub trait Lease: Send {
     /// [`Error::Fenced`], nothing of it happened. After any other error the outcome is unknown and the lease is of no
     /// more use: the task is to be resumed under a new one.
     async fn commit(&mut self, commit: Commit) -> Result<()>;
+}
+
+/// Opens the bus that a pipeline names, to work with it. `data_dir` is used instead of the pipeline's.
+pub fn open(spec: &config::Bus, data_dir: Option<&Path>) -> Result<Arc<dyn Bus>> {
+    match spec {
+        config::Bus::Embedded(spec) => {
+            let options = embedded::Options { sync: spec.sync, ..embedded::Options::default() };
+            Ok(Arc::new(embedded::Embedded::open(data_dir.unwrap_or(&spec.data_dir), options)?))
+        }
+    }
+}
+
+/// Opens the bus that a pipeline names, to look at it beside whoever works with it.
+pub fn open_log(spec: &config::Bus, data_dir: Option<&Path>) -> Result<Arc<dyn Log>> {
+    match spec {
+        config::Bus::Embedded(spec) => Ok(Arc::new(embedded::Reader::open(data_dir.unwrap_or(&spec.data_dir))?)),
+    }
 }
 
 /// What a bus answers.
@@ -283,6 +306,9 @@ pub enum Error {
         /// Its answer.
         source: Arc<std::io::Error>,
     },
+    /// The bus was closed.
+    #[error("the bus is closed")]
+    Closed,
     /// An earlier write or sync failed, so nothing that came after it can be trusted to be there.
     #[error("the log stopped taking commits: {0}")]
     Stopped(Arc<Error>),

@@ -1,8 +1,16 @@
 //! Bytes to rows and rows to bytes, a file for each format. Where bytes come from and go to is not known here.
 
+pub mod arrow;
+pub mod cloudevents;
+pub mod csv;
+pub mod json;
+mod rejects;
+pub(crate) mod time;
+mod value;
+
 use std::ops::Range;
 
-use arrow::record_batch::RecordBatch;
+use ::arrow::record_batch::RecordBatch;
 use bytes::{Bytes, BytesMut};
 
 use crate::failure::Reject;
@@ -59,5 +67,5 @@ pub trait Encoder: Send {
     fn head(&self) -> Bytes;
 
     /// Appends the rows of the batch, each with its line end.
-    fn encode(&mut self, batch: &RecordBatch, to: &mut BytesMut) -> Result<(), arrow::error::ArrowError>;
+    fn encode(&mut self, batch: &RecordBatch, to: &mut BytesMut) -> Result<(), ::arrow::error::ArrowError>;
 }

@@ -1,19 +1,44 @@
 //! A pipeline as its file says it, validated value by value.
 
+use std::fmt;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::text;
+
+/// The most partitions that a topic can have.
+pub const MAX_PARTITIONS: u32 = 1024;
+
 /// A value and the bytes of the pipeline file that say it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Spanned<T> {
     /// The value.
     pub value: T,
-    /// Its place in the file, in bytes.
+    /// Its place in the file, in bytes; of a string, without the quotes.
     pub span: Range<usize>,
+    /// Whether `${NAME}` is in it, so that it must not be shown.
+    pub from_env: bool,
+}
+
+impl<T> Spanned<T> {
+    /// A value that stands in the file as it is.
+    pub fn new(value: T, span: Range<usize>) -> Self {
+        Self { value, span, from_env: false }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Spanned<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.from_env {
+            write!(f, "${{…}} @ {:?}", self.span)
+        } else {
+            write!(f, "{:?} @ {:?}", self.value, self.span)
+        }
+    }
 }
 
 /// One pipeline file.
@@ -44,15 +69,38 @@ pub enum Bus {
     Embedded(Embedded),
 }
 
+impl Bus {
+    /// Where its data lives on this machine.
+    pub fn data_dir(&self) -> &Path {
+        match self {
+            Bus::Embedded(bus) => &bus.data_dir,
+        }
+    }
+
+    /// When a commit is durable.
+    pub fn sync(&self) -> Sync {
+        match self {
+            Bus::Embedded(bus) => bus.sync,
+        }
+    }
+}
+
 /// `[bus]` with `kind = "embedded"`, which is the default.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Embedded {
     /// `data_dir`: where the log lives; `data` beside the pipeline file by default.
     pub data_dir: PathBuf,
-    /// `sync`: when a commit is durable.
+    /// `sync`: when a commit is durable; with each commit by default.
     pub sync: Sync,
-    /// `retention`: when messages of results and events may go, for topics whose stage says nothing.
+    /// `retention`: when messages of results and events may go, for topics whose stage says nothing; after 7 days by
+    /// default.
     pub retention: Retention,
+}
+
+impl fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedded").field("sync", &self.sync).field("retention", &self.retention).finish_non_exhaustive()
+    }
 }
 
 /// When what was committed reaches the disk.
@@ -113,14 +161,33 @@ pub enum Work {
 }
 
 /// An SQL text in the pipeline file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Sql {
     /// The text.
     pub text: String,
     /// Its place in the file, in bytes, without the quotes.
     pub span: Range<usize>,
-    /// Whether the text stands in the file as it is, so that byte `i` of it is byte `span.start + i` of the file.
-    pub verbatim: bool,
+    /// Whether `${NAME}` is in it, so that neither it nor a message that could quote it must be shown.
+    pub from_env: bool,
+}
+
+impl Sql {
+    /// Where in `file`, the text of the pipeline file, bytes of this text are written: the whole of it where they do
+    /// not stand there as such.
+    pub fn place(&self, file: &str, bytes: &Range<usize>) -> Range<usize> {
+        let raw = file.get(self.span.clone()).unwrap_or_default();
+        let escapes = !file.get(self.span.end..).is_some_and(|after| after.starts_with('\''));
+        match text::locate(raw, escapes, &self.text, bytes) {
+            Some(at) => self.span.start + at.start..self.span.start + at.end,
+            None => self.span.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for Sql {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.from_env { "${…}" } else { &self.text })
+    }
 }
 
 /// `NAME = "type"` or `NAME = "type not null"` under `[stages.NAME.schema]`
@@ -137,7 +204,7 @@ pub struct Column {
 pub struct EventTime {
     /// The column of the stage's results that says when the row's event happened.
     pub column: Spanned<String>,
-    /// How much later than a newer one a row can still come.
+    /// How much later than a newer one a row can still come; not at all by default.
     pub out_of_orderness: Duration,
 }
 
@@ -181,20 +248,27 @@ pub enum Compression {
 }
 
 /// `source = { kind = …, … }`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Source {
     /// `kind` and what is particular to it.
     pub input: Input,
-    /// `format`; of a file by default what its name says (`.csv`, `.ndjson`, `.jsonl`, `.json`, before `.gz` or `.zst`).
+    /// `format`; of a file by default what its name says (`.csv`, `.ndjson`, `.jsonl`, `.json`, before `.gz` or `.zst`),
+    /// of standard input `ndjson`.
     pub format: LineFormat,
     /// `null`: the text that stands for null in a CSV field, beside the empty one.
     pub null: Option<String>,
-    /// `max_row_bytes`: a longer row becomes a dead letter; 64 MiB by default.
+    /// `max_row_bytes`: a longer row becomes a dead letter; 64 MiB by default, 1 GiB at most.
     pub max_row_bytes: usize,
 }
 
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source").field("input", &self.input).field("format", &self.format).finish_non_exhaustive()
+    }
+}
+
 /// Where a source reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Input {
     /// `kind = "file"`
     File {
@@ -209,17 +283,32 @@ pub enum Input {
     Stdin,
 }
 
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Input::File { .. } => "File { .. }",
+            Input::Stdin => "Stdin",
+        })
+    }
+}
+
 /// `sink = { kind = …, … }`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Sink {
     /// `kind` and what is particular to it.
     pub output: Output,
-    /// `format`; of a file by default what its name says.
+    /// `format`; of a file by default what its name says, of standard output `ndjson`.
     pub format: LineFormat,
 }
 
+impl fmt::Debug for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sink").field("output", &self.output).field("format", &self.format).finish()
+    }
+}
+
 /// Where a sink writes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Output {
     /// `kind = "file"`
     File {
@@ -230,7 +319,17 @@ pub enum Output {
     Stdout,
 }
 
-/// `[[tests]]`
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Output::File { .. } => "File { .. }",
+            Output::Stdout => "Stdout",
+        })
+    }
+}
+
+/// `[[tests]]`: an example of what a stage makes of given rows. Its texts are taken as they stand: `${NAME}` means
+/// nothing in them.
 #[derive(Debug, Clone)]
 pub struct Test {
     /// `name`: a sentence about behaviour.
@@ -238,11 +337,22 @@ pub struct Test {
     /// `stage`: whose results `expect` is about.
     pub stage: Spanned<String>,
     /// `given`: for stages by name, the rows of their results.
-    pub given: Vec<(Spanned<String>, Vec<Map<String, Value>>)>,
+    pub given: Vec<(Spanned<String>, Vec<Row>)>,
     /// `expect`: the rows of the stage's results, in order.
-    pub expect: Option<Vec<Map<String, Value>>>,
+    pub expect: Option<Vec<Row>>,
     /// `expect_events`: the stage's domain events, in order, each with `type` and `data`.
-    pub expect_events: Option<Vec<Map<String, Value>>>,
+    pub expect_events: Option<Vec<Row>>,
     /// `expect_dead_letters`: the stage's dead letters, in order: any of `class`, `message`, `row`.
-    pub expect_dead_letters: Option<Vec<Map<String, Value>>>,
+    pub expect_dead_letters: Option<Vec<Row>>,
+}
+
+/// A row of a test, as a JSON object. Dates and times are texts as TOML has them; a column that is left out is null.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Its values.
+    pub values: Map<String, Value>,
+    /// Where each of its columns is named, in the order of the file.
+    pub columns: Vec<Spanned<String>>,
+    /// Its place in the file, in bytes.
+    pub span: Range<usize>,
 }

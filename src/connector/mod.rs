@@ -1,6 +1,14 @@
 //! How rows enter and leave a pipeline: sources and sinks. What their bytes mean is the codec's business.
 
-use std::path::PathBuf;
+mod file;
+mod frame;
+mod intake;
+mod position;
+mod stdin;
+mod stdout;
+
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +18,35 @@ use serde_json::Value;
 
 use crate::bus::{Limit, Micros};
 use crate::codec::RawRows;
+use crate::config::{self, Input, Output};
 use crate::failure::Reject;
+use file::{FileSink, FileSource, Mode, Selection};
+use stdin::StdinSource;
+use stdout::StdoutSink;
+
+/// The source that the pipeline asks for, as task number `task` of `tasks` reads it.
+pub fn source(spec: &config::Source, task: u32, tasks: u32) -> Box<dyn Source> {
+    let (format, max_row_bytes) = (spec.format, spec.max_row_bytes);
+    match &spec.input {
+        Input::File { path, compression, follow } => {
+            let selection = Selection { path: path.clone(), compression: *compression, task, tasks };
+            let mode = if *follow { Mode::Follow(file::Pace::default()) } else { Mode::Once };
+            Box::new(FileSource::new(selection, format, max_row_bytes, mode))
+        }
+        // There is one standard input, so one task has it.
+        Input::Stdin if task > 0 => Box::new(StdinSource::new(io::empty(), format, max_row_bytes)),
+        Input::Stdin => Box::new(StdinSource::new(io::stdin(), format, max_row_bytes)),
+    }
+}
+
+/// The sink that the pipeline asks for, as task number `task` writes to it. If not `durable`, a flush does not wait for
+/// the disk: a crash of the process loses nothing, one of the machine may.
+pub fn sink(spec: &config::Sink, task: u32, durable: bool) -> Box<dyn Sink> {
+    match &spec.output {
+        Output::File { path } => Box::new(FileSink::new(path, task, durable)),
+        Output::Stdout => Box::new(StdoutSink::new(io::stdout())),
+    }
+}
 
 /// Consecutive rows of one source.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,6 +97,9 @@ pub trait Source: Send {
 pub trait Sink: Send {
     /// Goes to where a commit left it: a value that [`Sink::flush`] gave, or `None` for the beginning, and takes back
     /// whatever was written after that. `head` is what the output starts with. Called once, first.
+    ///
+    /// After `None` the caller flushes and commits that position before it writes anything, so that whatever a crash
+    /// leaves in the output is known to be this sink's.
     async fn resume(&mut self, position: Option<Value>, head: Bytes) -> Result<()>;
 
     /// Takes encoded rows; they are out for certain only after the next flush.
@@ -105,4 +144,12 @@ pub enum Error {
         /// What is wrong with it.
         detail: String,
     },
+}
+
+impl Error {
+    /// What a failed system call on that file is.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Error + use<> {
+        let path = path.to_path_buf();
+        move |source| Error::Io { action, path: path.clone(), source }
+    }
 }

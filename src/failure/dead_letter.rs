@@ -1,2 +1,169 @@
-//! stub
-pub struct DeadLetter;
+//! The dead letter: the original message, untouched, with its provenance beside it in headers of one prefix.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::bus::{Header, Message, Record};
+use crate::failure::Class;
+
+/// What every header that a dead letter adds to the original's starts with.
+pub const PREFIX: &str = "fidelio-dlq-";
+
+const STAGE: &str = "fidelio-dlq-stage";
+const CLASS: &str = "fidelio-dlq-class";
+const MESSAGE: &str = "fidelio-dlq-message";
+const ORIGIN: &str = "fidelio-dlq-origin";
+const PARTITION: &str = "fidelio-dlq-origin-partition";
+const OFFSET: &str = "fidelio-dlq-origin-offset";
+const ROW: &str = "fidelio-dlq-origin-row";
+const ATTEMPTS: &str = "fidelio-dlq-attempts";
+const FULL_BYTES: &str = "fidelio-dlq-full-bytes";
+
+/// Where a row came from: the same on every run, so that whatever is made of the row can be recognised by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Origin {
+    /// A topic, or the path of a file.
+    pub name: Arc<str>,
+    /// The partition of the topic; none in a file.
+    pub partition: Option<u32>,
+    /// The offset of the message in the partition, or of the row's first byte in the file after decompression.
+    pub offset: u64,
+    /// The number of the row in the message, from 0.
+    pub row: u32,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.partition {
+            Some(partition) => write!(f, "{}/{partition}/{}/{}", self.name, self.offset, self.row),
+            None => write!(f, "{}/{}", self.name, self.offset),
+        }
+    }
+}
+
+/// A row, or a message that could not be taken apart into rows, that a stage could not process.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeadLetter {
+    /// The stage that gave up on it.
+    pub stage: Arc<str>,
+    /// Why, as a class.
+    pub class: Class,
+    /// Why, for a person.
+    pub message: String,
+    /// Where it came from.
+    pub origin: Origin,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Its key, value, headers and rows as they were; of a row out of an Arrow batch, the value is a stream of that row.
+    pub original: Record,
+}
+
+impl DeadLetter {
+    /// The record for the dead letter topic. A value that is longer than `limit` bytes is cut there, and a header then
+    /// tells its full length.
+    pub fn into_record(self, limit: usize) -> Record {
+        let mut record = self.original;
+        let mut add = |name: &str, value: String| {
+            record.headers.push(Header { name: name.into(), value: value.into() });
+        };
+        add(STAGE, self.stage.to_string());
+        add(CLASS, self.class.as_str().to_owned());
+        add(MESSAGE, self.message);
+        add(ORIGIN, self.origin.name.to_string());
+        if let Some(partition) = self.origin.partition {
+            add(PARTITION, partition.to_string());
+        }
+        add(OFFSET, self.origin.offset.to_string());
+        add(ROW, self.origin.row.to_string());
+        add(ATTEMPTS, self.attempts.to_string());
+        if record.value.len() > limit {
+            add(FULL_BYTES, record.value.len().to_string());
+            record.value.truncate(limit);
+        }
+        record.batch = None;
+        record
+    }
+
+    /// The dead letter in a message of a dead letter topic; `None` if the message is not one.
+    pub fn from_message(message: &Message) -> Option<Self> {
+        let mut original = message.record.clone();
+        original.headers.retain(|header| !header.name.starts_with(PREFIX));
+        let text =
+            |name: &str| message.record.header(name).map(|value: &Bytes| String::from_utf8_lossy(value).into_owned());
+        let number = |name: &str| text(name).and_then(|value| value.parse::<u64>().ok());
+        let narrow = |name: &str| number(name).and_then(|value| u32::try_from(value).ok());
+        Some(Self {
+            stage: text(STAGE)?.into(),
+            class: Class::parse(&text(CLASS)?)?,
+            message: text(MESSAGE)?,
+            origin: Origin {
+                name: text(ORIGIN)?.into(),
+                partition: narrow(PARTITION),
+                offset: number(OFFSET)?,
+                row: narrow(ROW)?,
+            },
+            attempts: narrow(ATTEMPTS)?,
+            original,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::Topic;
+    use proptest::prelude::*;
+
+    fn class() -> impl Strategy<Value = Class> {
+        prop::sample::select(Class::ALL.to_vec())
+    }
+
+    proptest! {
+        #[test]
+        fn a_dead_letter_reads_back_as_it_was_written(
+            class in class(),
+            message in ".*",
+            partition in proptest::option::of(any::<u32>()),
+            offset in any::<u64>(),
+            row in any::<u32>(),
+            value in proptest::collection::vec(any::<u8>(), 0..64),
+            key in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..8)),
+        ) {
+            let letter = DeadLetter {
+                stage: "delays".into(),
+                class,
+                message,
+                origin: Origin { name: "acme.flights.departures.results".into(), partition, offset, row },
+                attempts: 1,
+                original: Record {
+                    key: key.map(Bytes::from),
+                    value: value.into(),
+                    headers: vec![Header { name: "content-type".into(), value: "text/csv".into() }],
+                    rows: 1,
+                    ..Record::default()
+                },
+            };
+            let record = letter.clone().into_record(1 << 20);
+            let message = Message { partition: Topic::new("t").partition(0), offset: 0, record };
+            prop_assert_eq!(DeadLetter::from_message(&message), Some(letter));
+        }
+    }
+
+    #[test]
+    fn a_value_over_the_limit_is_cut_and_says_how_long_it_was() {
+        let letter = DeadLetter {
+            stage: "delays".into(),
+            class: Class::TooLarge,
+            message: "too large".into(),
+            origin: Origin { name: "in.ndjson".into(), partition: None, offset: 7, row: 0 },
+            attempts: 1,
+            original: Record { value: Bytes::from_static(b"0123456789"), ..Record::default() },
+        };
+        let record = letter.into_record(4);
+        assert_eq!(record.value, Bytes::from_static(b"0123"));
+        assert_eq!(record.header(FULL_BYTES), Some(&Bytes::from_static(b"10")));
+    }
+}

@@ -1,8 +1,10 @@
 //! What can be wrong with a row, and the dead letter it then becomes.
 
 mod dead_letter;
+mod narrow;
 
-pub use dead_letter::DeadLetter;
+pub use dead_letter::{DeadLetter, Origin, PREFIX};
+pub(crate) use narrow::narrow;
 
 /// Why a row is of no use to a stage, whatever is tried: the class of its dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -19,6 +21,14 @@ pub enum Class {
 }
 
 impl Class {
+    /// Every class.
+    pub const ALL: [Class; 4] = [Class::Decode, Class::Contract, Class::Expression, Class::TooLarge];
+
+    /// The class of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.as_str() == name)
+    }
+
     /// The class as it stands in headers, metrics and listings.
     pub fn as_str(self) -> &'static str {
         match self {

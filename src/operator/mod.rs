@@ -1,8 +1,16 @@
 //! The transformation of a stage: batches in, batches out. How SQL becomes operators lives in `sql`.
 
+mod step;
+mod transform;
+mod unnest;
+
 use arrow::record_batch::RecordBatch;
 
 use crate::failure::Reject;
+
+pub(crate) use step::{Conform, Project, Step};
+pub(crate) use transform::{Branch, Transform};
+pub(crate) use unnest::Unnest;
 
 /// What became of one input batch. Every row of it either is a reject, was filtered out, or has at least one row in
 /// `batch`.

@@ -1,19 +1,28 @@
 //! Stages to a checked graph: who feeds whom, in how many partitions, through which topics, under which contracts.
 
+mod build;
+mod contract;
+mod examples;
+mod files;
+mod graph;
+mod partitions;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
-use crate::bus::{Group, Topic, TopicSpec};
-use crate::config;
-use crate::sql::Query;
+use crate::bus::{Channel, Cleanup, Group, Topic, TopicSpec};
+use crate::config::{self, Draft, Fault, Faulty, Pipeline};
+use crate::sql::{Engine, Query};
 
 /// A pipeline whose stages fit each other.
 pub struct Topology {
     /// `<company>.<namespace>`
     pub prefix: Arc<str>,
     /// Its stages, each after those that feed it.
-    pub stages: Vec<Stage>,
+    pub stages: Vec<Arc<Stage>>,
 }
 
 /// A stage in its place.
@@ -36,7 +45,7 @@ pub struct Stage {
     pub events: Vec<(Arc<str>, Query)>,
     /// The format of its results.
     pub format: config::Format,
-    /// Number of tasks: of its predecessors' partitions; of a source, its own.
+    /// Number of tasks: the most partitions that any of its predecessors has; 1 for a source.
     pub tasks: u32,
     /// Number of partitions of its results; 0 for a sink.
     pub partitions: u32,
@@ -54,14 +63,74 @@ pub enum Work {
     Sink(config::Sink),
 }
 
+impl Topology {
+    /// Puts the stages of a pipeline together, or says all that keeps them from fitting, in the order of the file.
+    pub fn build(pipeline: &Pipeline, engine: &Engine) -> Result<Topology, Vec<Fault>> {
+        build::build(pipeline, &config::Holes::new(), engine)
+    }
+
+    /// Puts together what is there of a pipeline and says all that is wrong with it: what reading it found as well as
+    /// what does not fit. Nothing is held against a stage for the faults of another.
+    pub fn of_draft(draft: Draft, engine: &Engine) -> Result<(Pipeline, Topology), Faulty> {
+        let Draft { pipeline, mut faults, holes, sound } = draft;
+        let built = if sound { build::build(&pipeline, &holes, engine) } else { Err(Vec::new()) };
+        match built {
+            Ok(topology) if faults.is_empty() => return Ok((pipeline, topology)),
+            Ok(_) => {}
+            Err(more) => faults.extend(more),
+        }
+        let faults = config::tidy(&pipeline.text, faults);
+        Err(Faulty { file: pipeline.file, text: pipeline.text, faults })
+    }
+
+    /// The stage of that name.
+    pub fn stage(&self, name: &str) -> Option<&Stage> {
+        self.stages.iter().find(|stage| *stage.name == *name).map(Arc::as_ref)
+    }
+
+    /// The stages that consume the results of the stage of that name.
+    pub fn consumers<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Stage> {
+        self.stages.iter().map(Arc::as_ref).filter(move |stage| stage.from.iter().any(|from| **from == *name))
+    }
+}
+
 impl Stage {
+    /// The topic of a channel of it.
+    pub fn topic(&self, channel: Channel) -> Topic {
+        Topic::of(&self.full_name, channel)
+    }
+
     /// The topic of its results.
     pub fn results(&self) -> Topic {
-        Topic::of(&self.full_name, crate::bus::Channel::Results)
+        self.topic(Channel::Results)
     }
 
     /// Its consumer group.
     pub fn group(&self) -> Group {
-        todo!()
+        let prefix = self.full_name.strip_suffix(&*self.name).unwrap_or_default();
+        Group {
+            name: Arc::clone(&self.full_name),
+            inputs: self.from.iter().map(|from| Topic::of(&format!("{prefix}{from}"), Channel::Results)).collect(),
+            checkpoint: self.topic(Channel::Checkpoint),
+            tasks: self.tasks,
+        }
     }
+}
+
+/// The topics that a stage owns. Only results are partitioned by key; every other topic has a partition for each task.
+/// A dead letter stays until somebody deals with it.
+fn topics(full_name: &str, counts: partitions::Counts, retention: config::Retention) -> Vec<TopicSpec> {
+    let retained = Cleanup::Delete { age: retention.age, bytes: retention.bytes };
+    let forever = Cleanup::Delete { age: None, bytes: None };
+    let channels = [
+        (Channel::Results, counts.partitions, retained),
+        (Channel::Events, counts.tasks, retained),
+        (Channel::Commands, counts.tasks, retained),
+        (Channel::DeadLetters, counts.tasks, forever),
+        (Channel::Checkpoint, counts.tasks, Cleanup::KeepLast),
+    ];
+    let topics = channels.into_iter().filter(|(_, partitions, _)| *partitions > 0);
+    topics
+        .map(|(channel, partitions, cleanup)| TopicSpec { topic: Topic::of(full_name, channel), partitions, cleanup })
+        .collect()
 }

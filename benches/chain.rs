@@ -1,0 +1,63 @@
+//! The whole chain, file to file through four stages and durable at every commit, with the bare loop over the same
+//! events as the yardstick.
+
+// In a benchmark a panic is the message.
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use fidelio::config::{Bus, Draft, Embedded, Input, Output, Pipeline, Sync};
+use fidelio::sql::Engine;
+use fidelio::stage::{Options, Worker};
+use fidelio::telemetry::Registry;
+use fidelio::topology::Topology;
+
+const EVENTS: usize = 1_000_000;
+
+fn chain(criterion: &mut Criterion) {
+    let dir = tempfile::tempdir().unwrap();
+    let text = support::text(EVENTS);
+    let input = dir.path().join("events.ndjson");
+    std::fs::write(&input, &text).unwrap();
+    let mut group = criterion.benchmark_group("chain");
+    group.throughput(Throughput::Elements(EVENTS as u64)).sample_size(10).measurement_time(Duration::from_secs(15));
+
+    group.bench_function("bare-loop", |bench| bench.iter(|| support::bare_loop(&text)));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    group.bench_function("file-to-file", |bench| {
+        bench.to_async(&runtime).iter(async || {
+            let run = tempfile::tempdir_in(dir.path()).unwrap();
+            let pipeline = pipeline(&input, run.path());
+            let topology = Arc::new(Topology::build(&pipeline, &Engine::new()).unwrap());
+            let bus = fidelio::bus::open(&pipeline.bus, None).unwrap();
+            let worker = Worker::start(bus, topology, Arc::new(Registry::default()), Options::default()).await.unwrap();
+            let summary = worker.finished().await.unwrap();
+            assert_eq!(summary.stages.last().unwrap().account.lost, 0);
+        });
+    });
+    group.finish();
+}
+
+fn pipeline(input: &std::path::Path, run: &std::path::Path) -> Pipeline {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/events/events.toml");
+    let mut pipeline = Draft::load(file).unwrap().pipeline;
+    pipeline.bus =
+        Bus::Embedded(Embedded { data_dir: run.join("log"), sync: Sync::Commit, retention: Default::default() });
+    for stage in &mut pipeline.stages {
+        match &mut stage.work {
+            fidelio::config::Work::Source(source) => {
+                source.value.input = Input::File { path: input.to_owned(), compression: None, follow: false };
+            }
+            fidelio::config::Work::Sink(sink) => sink.value.output = Output::File { path: run.join("out.ndjson") },
+            fidelio::config::Work::Sql(_) => {}
+        }
+    }
+    pipeline
+}
+
+criterion_group!(benches, chain);
+criterion_main!(benches);

@@ -1,0 +1,130 @@
+//! What a task resumes from: a record on `.private.checkpoint`, written in the same commit as the results it belongs to.
+//!
+//! A checkpoint is JSON, so that a person can read it with `fidelio tail`.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::bus::{Positions, Topic};
+use crate::fidelity::Counts;
+
+/// The version of the shape below. A checkpoint of another version is refused.
+const VERSION: u32 = 1;
+
+/// A task after one of its commits.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Checkpoint {
+    /// Everything that the task has counted since its first commit.
+    pub counts: Counts,
+    /// How far its input partitions are dealt with.
+    pub positions: Positions,
+    /// The position of its source connector, where it has one.
+    pub source: Option<Value>,
+    /// The position of its sink connector, where it has one.
+    pub sink: Option<Value>,
+}
+
+/// Why a checkpoint is of no use.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// It is not what was written.
+    #[error("the checkpoint is damaged: {0}")]
+    Damaged(String),
+    /// Another version of Fidelio wrote it.
+    #[error(
+        "the checkpoint is of version {found}, and this program reads version {VERSION}: run it with the version of \
+             Fidelio that wrote it, or start over with another data directory"
+    )]
+    Version {
+        /// What it says.
+        found: u32,
+    },
+}
+
+/// The checkpoint as it is written; kept apart from [`Checkpoint`] so that a change of one shows in the other.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    version: u32,
+    counts: Counts,
+    positions: Vec<(String, u32, u64)>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    source: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    sink: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct VersionOnly {
+    version: u32,
+}
+
+impl Checkpoint {
+    /// The record's value.
+    pub fn encode(&self) -> Bytes {
+        let written = Written {
+            version: VERSION,
+            counts: self.counts,
+            positions: self
+                .positions
+                .iter()
+                .map(|(at, offset)| (at.topic.as_str().to_owned(), at.partition, *offset))
+                .collect(),
+            source: self.source.clone(),
+            sink: self.sink.clone(),
+        };
+        serde_json::to_vec(&written).map(Bytes::from).unwrap_or_default()
+    }
+
+    /// The checkpoint in a record's value.
+    pub fn decode(value: &[u8]) -> Result<Self, Error> {
+        let damaged = |error: serde_json::Error| Error::Damaged(error.to_string());
+        let VersionOnly { version } = serde_json::from_slice(value).map_err(damaged)?;
+        if version != VERSION {
+            return Err(Error::Version { found: version });
+        }
+        let written: Written = serde_json::from_slice(value).map_err(damaged)?;
+        Ok(Self {
+            counts: written.counts,
+            positions: written
+                .positions
+                .into_iter()
+                .map(|(topic, partition, offset)| (Topic::new(topic).partition(partition), offset))
+                .collect(),
+            source: written.source,
+            sink: written.sink,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_shape_on_disk_stays_as_it_is() {
+        let checkpoint = Checkpoint {
+            counts: Counts { rows_in: 5, rows_out: 3, filtered: 1, expanded: 0, dead_lettered: 1, events: 2 },
+            positions: [(Topic::new("a.b.c.results").partition(1), 17)].into(),
+            source: Some(serde_json::json!({"bytes": 9})),
+            sink: None,
+        };
+        let written = r#"{"version":1,"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"events":2},"positions":[["a.b.c.results",1,17]],"source":{"bytes":9}}"#;
+        assert_eq!(checkpoint.encode(), written.as_bytes());
+        assert_eq!(Checkpoint::decode(written.as_bytes()).unwrap(), checkpoint);
+    }
+
+    #[test]
+    fn another_version_is_refused() {
+        assert!(matches!(Checkpoint::decode(br#"{"version":2,"else":1}"#), Err(Error::Version { found: 2 })));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_checkpoint_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = Checkpoint::decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! A progress bar a stage, on a terminal, while a run goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tokio::task::JoinHandle;
+
+use crate::stage::Meters;
+use crate::topology::{Stage, Topology};
+
+/// How often the bars move.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Bars that move by themselves.
+pub struct Bars {
+    all: MultiProgress,
+    mover: JoinHandle<()>,
+}
+
+/// Shows a bar for each stage: how many of the rows that its predecessors have published it has dealt with.
+pub fn show(topology: &Arc<Topology>, meters: Arc<Meters>) -> Bars {
+    let all = MultiProgress::new();
+    let width = topology.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0);
+    let bars: Vec<ProgressBar> = topology.stages.iter().map(|stage| all.add(bar(stage, width))).collect();
+    let topology = topology.clone();
+    let mover = tokio::spawn(async move {
+        loop {
+            for (stage, bar) in topology.stages.iter().zip(&bars) {
+                let published: u64 = stage.from.iter().map(|name| meters.seen(name).total.rows_out).sum();
+                bar.set_length(published);
+                bar.set_position(meters.seen(&stage.name).total.rows_in);
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+    });
+    Bars { all, mover }
+}
+
+impl Bars {
+    /// Takes the bars off the terminal.
+    pub async fn clear(self) {
+        self.mover.abort();
+        // It ends at its next await; until then it could draw once more.
+        let _ = self.mover.await;
+        // A terminal that is gone needs no clearing.
+        let _ = self.all.clear();
+    }
+}
+
+fn bar(stage: &Stage, width: usize) -> ProgressBar {
+    let template = match stage.from.is_empty() {
+        true => "{prefix} {spinner} {human_pos} rows, {per_sec}",
+        false => "{prefix} {bar:30} {human_pos}/{human_len} rows, {per_sec}",
+    };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(0).with_style(style).with_prefix(format!("{:width$}", stage.name))
+}

@@ -1,0 +1,148 @@
+//! `fidelio run`: runs a pipeline's stages until everything has drained, or a signal ends it.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::{exit, pipeline, progress, report};
+use crate::config::{self, Pipeline};
+use crate::stage::{Options, Stop, Summary, Worker};
+use crate::telemetry::{Registry, http, logs};
+use crate::topology::{Topology, Work};
+
+/// Runs a pipeline's stages. Every run goes on from where the last one on the same data directory left off, however that ended. A run whose
+/// sources are all bounded ends by itself once everything has drained. SIGTERM and SIGINT end it as well: sources take
+/// in no more, and what is in the pipeline flows out of it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = super::EXIT_STATUS)]
+pub(super) struct Args {
+    /// The pipeline file.
+    file: PathBuf,
+    /// Where the embedded log lives, instead of where the pipeline says.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Run only this stage; may be given several times.
+    #[arg(long = "stage", value_name = "NAME")]
+    stages: Vec<String>,
+    /// Serve /metrics, /healthz and /readyz; a port alone listens on loopback.
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    http: Option<SocketAddr>,
+    /// Print the summary as one JSON object on standard output.
+    #[arg(long)]
+    json: bool,
+    /// Go on when all sources have ended, until a signal.
+    #[arg(long)]
+    keep_running: bool,
+    /// How long a run that was told to end may take to drain.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    drain_seconds: u64,
+    /// How log lines on standard error look.
+    #[arg(long, value_enum, default_value_t)]
+    log_format: logs::Format,
+    /// What is logged: a level, or levels by module.
+    #[arg(long, env = "FIDELIO_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.trim_start_matches(':').parse::<u16>() {
+        return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
+    }
+    text.parse().map_err(|_| "an address is PORT or IP:PORT, for example 9464 or 127.0.0.1:9464".to_owned())
+}
+
+pub(super) async fn run(args: Args) -> ExitCode {
+    if let Err(error) = logs::init(args.log_format, &args.log) {
+        return exit::usage(&format!("--log: {error}"));
+    }
+    let (pipeline, topology) = match pipeline::load(&args.file) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    if args.json && writes_to_stdout(&topology) {
+        return exit::usage("--json would mix the summary with the rows of a sink that writes to standard output");
+    }
+    if let Some(name) = args.stages.iter().find(|name| topology.stage(name).is_none()) {
+        return exit::usage(&format!("--stage: the pipeline has no stage `{name}`"));
+    }
+    match run_pipeline(&args, &pipeline, topology).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => exit::failed(error.as_ref()),
+    }
+}
+
+fn writes_to_stdout(topology: &Topology) -> bool {
+    topology.stages.iter().any(|stage| matches!(&stage.work, Work::Sink(sink) if sink.output == config::Output::Stdout))
+}
+
+async fn run_pipeline(args: &Args, pipeline: &Pipeline, topology: Topology) -> Result<(), Box<dyn std::error::Error>> {
+    let registry = Arc::new(Registry::default());
+    let ready = Arc::new(AtomicBool::new(false));
+    if let Some(at) = args.http {
+        let endpoints = http::Endpoints { registry: registry.clone(), ready: ready.clone() };
+        let (at, _) = http::serve(at, endpoints).await?;
+        tracing::info!("serving http://{at}/metrics");
+    }
+    let bus = crate::bus::open(&pipeline.bus, args.data_dir.as_deref())?;
+    let stdout_is_taken = writes_to_stdout(&topology);
+    let topology = Arc::new(topology);
+    let options = Options {
+        stages: args.stages.clone(),
+        keep_running: args.keep_running,
+        drain: Duration::from_secs(args.drain_seconds),
+        dir: pipeline.dir.clone(),
+        durable_sinks: pipeline.bus.sync() == config::Sync::Commit,
+    };
+    let worker = Worker::start(bus, topology.clone(), registry.clone(), options).await?;
+    ready.store(true, Ordering::Relaxed);
+    tokio::spawn(stop_on_signal(worker.stop()));
+    tokio::spawn(upkeep(registry));
+    let bars = std::io::stderr().is_terminal().then(|| progress::show(&topology, worker.meters()));
+    let outcome = worker.finished().await;
+    if let Some(bars) = bars {
+        bars.clear().await;
+    }
+    print(&outcome?, args.json, stdout_is_taken)?;
+    Ok(())
+}
+
+fn print(summary: &Summary, json: bool, stdout_is_taken: bool) -> std::io::Result<()> {
+    match (json, stdout_is_taken) {
+        (true, _) => report::json(summary, &mut std::io::stdout().lock()),
+        (false, false) => report::table(summary, &mut std::io::stdout().lock()),
+        (false, true) => report::table(summary, &mut std::io::stderr().lock()),
+    }
+}
+
+/// Stops the worker on SIGTERM or SIGINT; a second one ends the process on the spot, which loses nothing either.
+async fn stop_on_signal(stop: Stop) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be listened to; only kill -9 ends this run before its input does");
+        return;
+    };
+    for first in [true, false] {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if !first {
+            std::process::exit(1);
+        }
+        tracing::info!("stopping: draining what is in the pipeline");
+        stop.stop();
+    }
+}
+
+async fn upkeep(registry: Arc<Registry>) {
+    loop {
+        tokio::time::sleep(Registry::UPKEEP).await;
+        registry.upkeep();
+    }
+}

@@ -1,0 +1,132 @@
+//! `fidelio tail`: the rows of a topic, as NDJSON, also beside a running worker.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::bus::{Channel, Limit, Log, Topic, embedded};
+use crate::cli::{exit, pipeline, rows};
+
+/// How much is read at once.
+const READ: Limit = Limit { rows: 1 << 14, bytes: 8 << 20 };
+/// How long a follower waits for a message in one partition before it looks at the next.
+const WAIT: Duration = Duration::from_millis(50);
+
+/// Prints the rows of a topic as NDJSON, from the oldest one kept, whatever format they have on the bus.
+///
+/// Works beside a running worker. Only committed rows are shown.
+#[derive(Debug, clap::Args)]
+#[command(after_help = super::EXIT_STATUS)]
+pub(super) struct Args {
+    /// A topic's full name, such as acme.flights.delays.results; or a stage's name, which stands for its results.
+    name: String,
+    /// The pipeline file, which says where the embedded log lives and which topics a stage has.
+    #[arg(long, value_name = "FILE")]
+    pipeline: Option<PathBuf>,
+    /// Where the embedded log lives, instead of where the pipeline says; without either, ./data.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Print only this many messages of each partition, the last ones.
+    #[arg(long, short = 'n', value_name = "N")]
+    last: Option<u64>,
+    /// Wait for more.
+    #[arg(long, short)]
+    follow: bool,
+    /// Print each row as {"partition", "offset", "key", "row"}.
+    #[arg(long)]
+    meta: bool,
+}
+
+pub(super) async fn run(args: Args) -> ExitCode {
+    let mut dir = args.data_dir.clone();
+    if let Some(file) = &args.pipeline {
+        match pipeline::load(file) {
+            Ok((pipeline, _)) => dir = dir.or_else(|| Some(pipeline.bus.data_dir().to_owned())),
+            Err(code) => return code,
+        }
+    }
+    let dir = dir.unwrap_or_else(|| PathBuf::from("data"));
+    match tail(&args, dir).await {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has seen enough.
+        Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => exit::failed(&error),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Bus(#[from] crate::bus::Error),
+    #[error("standard output: {0}")]
+    Output(#[from] io::Error),
+    #[error("there is no topic or stage {name} in {}; there are: {known}", .dir.display())]
+    Unknown { name: String, dir: PathBuf, known: String },
+    #[error("{name} could be any of {candidates}; give the topic's full name")]
+    Ambiguous { name: String, candidates: String },
+}
+
+async fn tail(args: &Args, dir: PathBuf) -> Result<(), Error> {
+    let log = embedded::Reader::open(&dir)?;
+    let topic = find(&args.name, log.topics().await?, dir)?;
+    let mut next: Vec<u64> = Vec::new();
+    for extent in log.extents(&topic).await? {
+        let first = args.last.map_or(0, |last| extent.end.saturating_sub(last));
+        next.push(first.max(extent.start));
+    }
+    let mut out = io::stdout().lock();
+    loop {
+        let mut idle = true;
+        for (number, next) in (0..).zip(next.iter_mut()) {
+            let wait = if args.follow { WAIT } else { Duration::ZERO };
+            let messages = log.read(&topic.partition(number), *next, READ, wait).await?;
+            for message in &messages {
+                *next = message.offset + 1;
+                idle = false;
+                for row in rows::rows(message) {
+                    match args.meta {
+                        true => writeln!(
+                            out,
+                            "{}",
+                            json!({
+                                "partition": number,
+                                "offset": message.offset,
+                                "key": message.record.key.as_deref().map(String::from_utf8_lossy),
+                                "row": row,
+                            })
+                        )?,
+                        false => writeln!(out, "{row}")?,
+                    }
+                }
+            }
+        }
+        if idle && !args.follow {
+            return Ok(out.flush()?);
+        }
+        out.flush()?;
+    }
+}
+
+/// The topic of that full name, or the results of the stage of that name.
+fn find(name: &str, topics: Vec<Topic>, dir: PathBuf) -> Result<Topic, Error> {
+    if let Some(topic) = topics.iter().find(|topic| topic.as_str() == name) {
+        return Ok(topic.clone());
+    }
+    let ending = format!(".{name}.{}", Channel::Results.suffix());
+    let mut candidates: Vec<Topic> = topics.iter().filter(|topic| topic.as_str().ends_with(&ending)).cloned().collect();
+    match (candidates.pop(), candidates.is_empty()) {
+        (Some(only), true) => Ok(only),
+        (Some(last), false) => {
+            candidates.push(last);
+            Err(Error::Ambiguous { name: name.to_owned(), candidates: names(&candidates) })
+        }
+        (None, _) => Err(Error::Unknown { name: name.to_owned(), dir, known: names(&topics) }),
+    }
+}
+
+fn names(topics: &[Topic]) -> String {
+    topics.iter().map(Topic::as_str).collect::<Vec<_>>().join(", ")
+}

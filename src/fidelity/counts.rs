@@ -1,0 +1,43 @@
+//! What a task counts. The counts are part of its checkpoint, so they are as exact after a crash as before it.
+
+use std::ops::AddAssign;
+
+use serde::{Deserialize, Serialize};
+
+/// Rows of a stage. For every stage `rows_in + expanded = rows_out + filtered + dead_lettered`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counts {
+    /// Rows that came in, whatever became of them.
+    pub rows_in: u64,
+    /// Rows that were published, or written by a sink.
+    pub rows_out: u64,
+    /// Rows that came in and have no result, as the query wants it.
+    pub filtered: u64,
+    /// Results beyond the first of a row that came in: what UNNEST and UNION ALL added.
+    pub expanded: u64,
+    /// Rows that came in and became dead letters.
+    pub dead_lettered: u64,
+    /// Domain events that were published.
+    pub events: u64,
+}
+
+impl Counts {
+    /// By how many rows the two sides of the equation differ: more came in than is accounted for if positive.
+    pub fn imbalance(&self) -> i64 {
+        let came = self.rows_in.wrapping_add(self.expanded);
+        let went = self.rows_out.wrapping_add(self.filtered).wrapping_add(self.dead_lettered);
+        came.wrapping_sub(went) as i64
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.rows_in += other.rows_in;
+        self.rows_out += other.rows_out;
+        self.filtered += other.filtered;
+        self.expanded += other.expanded;
+        self.dead_lettered += other.dead_lettered;
+        self.events += other.events;
+    }
+}

@@ -1,0 +1,7 @@
+//! What happened to every row: counts, lag, and the account that shows whether any was lost.
+
+mod account;
+mod counts;
+
+pub use account::{Account, Error, accounts};
+pub use counts::Counts;

@@ -1,0 +1,62 @@
+//! One row to many: elements of lists become rows. DataFusion's operator does it; here it is fed one batch, and told to
+//! carry along which row each came from.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, UInt32Array};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
+use arrow::record_batch::RecordBatch;
+use datafusion::common::UnnestOptions;
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::unnest::{ListUnnest, UnnestExec};
+use futures::TryStreamExt;
+
+use super::step::{Failure, Rows, with_rows};
+
+/// Which columns become what.
+#[derive(Debug, Clone)]
+pub(crate) struct Unnest {
+    /// Lists whose elements become rows.
+    pub(crate) lists: Vec<ListUnnest>,
+    /// Structs whose fields become columns.
+    pub(crate) structs: Vec<usize>,
+    pub(crate) options: UnnestOptions,
+    /// The columns afterwards.
+    pub(crate) schema: SchemaRef,
+}
+
+impl Unnest {
+    pub(super) fn apply(&self, rows: Rows) -> Result<Rows, Failure> {
+        let origin = rows.origin.unwrap_or_else(|| UInt32Array::from_iter_values(0..rows.batch.num_rows() as u32));
+        let input = with_column(&rows.batch, Arc::new(origin))?;
+        let mut output = self.run(input)?;
+        let origin = output.remove_column(output.num_columns() - 1);
+        let batch = with_rows(&self.schema, output.columns().to_vec(), output.num_rows())?;
+        Ok(Rows { batch, origin: Some(origin.as_primitive::<UInt32Type>().clone()) })
+    }
+
+    fn run(&self, input: RecordBatch) -> Result<RecordBatch, Failure> {
+        let schema = with_field(&self.schema);
+        let source = MemorySourceConfig::try_new_exec(&[vec![input.clone()]], input.schema(), None)?;
+        let (lists, structs) = (self.lists.clone(), self.structs.clone());
+        let plan = UnnestExec::new(source, lists, structs, Arc::clone(&schema), self.options.clone())?;
+        let batches = plan.execute(0, Arc::new(TaskContext::default()))?.try_collect::<Vec<_>>();
+        // Nothing here waits, but Tokio would make it wait for its turn, which never comes to a blocked thread.
+        let batches = futures::executor::block_on(tokio::task::unconstrained(batches))?;
+        Ok(concat_batches(&schema, &batches)?)
+    }
+}
+
+fn with_column(batch: &RecordBatch, origin: ArrayRef) -> Result<RecordBatch, Failure> {
+    let columns = batch.columns().iter().cloned().chain([origin]).collect();
+    Ok(with_rows(&with_field(batch.schema_ref()), columns, batch.num_rows())?)
+}
+
+fn with_field(schema: &Schema) -> SchemaRef {
+    // A name that no query can give.
+    let origin = Arc::new(Field::new("\0origin", DataType::UInt32, false));
+    Arc::new(Schema::new(schema.fields().iter().cloned().chain([origin]).collect::<Vec<_>>()))
+}

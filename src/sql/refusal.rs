@@ -1,0 +1,282 @@
+//! What a query cannot ask for: whatever needs more than the row at hand, and whatever could answer differently the next
+//! time. Looked for in the syntax, where every clause has a place, and once more in the plan, where nothing hides.
+
+use std::ops::{ControlFlow, Range};
+
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::sql::sqlparser::ast::{
+    self, Distinct, Function, GroupByExpr, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, Spanned,
+    TableFactor, Visit, Visitor,
+};
+use datafusion::sql::sqlparser::tokenizer::{Span, Token};
+
+use super::{Fault, parse};
+
+/// Refused clauses and functions, each at its place.
+pub(super) fn of_syntax(query: &Query, sql: &str, state: &SessionState) -> Vec<Fault> {
+    let mut search = Search { sql, tokens: parse::tokens(sql), state, faults: Vec::new() };
+    let _ = query.visit(&mut search);
+    search.faults
+}
+
+/// What is refused in the plan, whatever syntax it was written in.
+pub(super) fn of_plan(plan: &LogicalPlan) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let visited = plan.apply_with_subqueries(|node| {
+        if let Some(what) = refused_node(node) {
+            faults.push(needs_state(what, None));
+        }
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                faults.extend(refused_expression(expr));
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+    if let Err(error) = visited {
+        faults.push(super::fault::of_whole(&error));
+    }
+    faults
+}
+
+fn refused_node(node: &LogicalPlan) -> Option<&'static str> {
+    match node {
+        LogicalPlan::Projection(_)
+        | LogicalPlan::Filter(_)
+        | LogicalPlan::TableScan(_)
+        | LogicalPlan::SubqueryAlias(_)
+        | LogicalPlan::Union(_)
+        | LogicalPlan::Unnest(_)
+        // Whether it reads an input is seen when branches are made of the plan.
+        | LogicalPlan::EmptyRelation(_)
+        | LogicalPlan::Values(_) => None,
+        LogicalPlan::Aggregate(_) => Some("an aggregate"),
+        LogicalPlan::Distinct(_) => Some("DISTINCT"),
+        LogicalPlan::Window(_) => Some("a window function"),
+        LogicalPlan::Join(_) => Some("a join"),
+        LogicalPlan::Sort(_) => Some("ORDER BY"),
+        LogicalPlan::Limit(_) => Some("LIMIT"),
+        LogicalPlan::RecursiveQuery(_) => Some("a recursive query"),
+        LogicalPlan::Subquery(_) => Some("a subquery in an expression"),
+        _ => Some("a statement that is not a query"),
+    }
+}
+
+fn refused_expression(expr: &Expr) -> Option<Fault> {
+    let volatile =
+        |name: &str, volatility| (volatility != Volatility::Immutable).then(|| not_deterministic(name, None));
+    match expr {
+        Expr::ScalarFunction(call) => volatile(call.func.name(), call.func.signature().volatility),
+        Expr::HigherOrderFunction(call) => volatile(call.func.name(), call.func.signature().volatility),
+        Expr::AggregateFunction(call) => Some(needs_state(call.func.name(), None)),
+        Expr::WindowFunction(call) => Some(needs_state(call.fun.name(), None)),
+        Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_) => {
+            Some(needs_state("a subquery in an expression", None))
+        }
+        Expr::Placeholder(placeholder) => Some(Fault {
+            message: format!("`{}` stands for a value that nobody gives", placeholder.id),
+            span: None,
+            help: Some("write the value itself".into()),
+        }),
+        Expr::ScalarVariable(_, name) => {
+            Some(Fault { message: format!("there is no variable `{}`", name.join(".")), span: None, help: None })
+        }
+        _ => None,
+    }
+}
+
+struct Search<'a> {
+    sql: &'a str,
+    tokens: Vec<(Token, Range<usize>)>,
+    state: &'a SessionState,
+    faults: Vec<Fault>,
+}
+
+impl Search<'_> {
+    fn refuse(&mut self, what: &str, span: Option<Range<usize>>) {
+        self.faults.push(needs_state(what, span));
+    }
+
+    fn place(&self, span: Span) -> Option<Range<usize>> {
+        parse::bytes(self.sql, span)
+    }
+
+    /// From the last of the keywords before the span to the span's end.
+    fn clause(&self, keyword: &str, span: Span) -> Option<Range<usize>> {
+        let inner = self.place(span)?;
+        let before = self.tokens.iter().rev().filter(|(_, place)| place.start <= inner.start);
+        let start = before.filter(|(token, _)| is_word(token, keyword)).map(|(_, place)| place.start).next();
+        Some(start.unwrap_or(inner.start)..inner.end)
+    }
+
+    /// The first of the keywords that does not stand before the given byte.
+    fn keyword(&self, keyword: &str, from: usize) -> Option<Range<usize>> {
+        let mut after = self.tokens.iter().filter(|(_, place)| place.start >= from);
+        after.find(|(token, _)| is_word(token, keyword)).map(|(_, place)| place.clone())
+    }
+
+    fn set_operation(&mut self, body: &SetExpr) {
+        let SetExpr::SetOperation { left, op, set_quantifier, right } = body else {
+            return;
+        };
+        self.set_operation(left);
+        let word = op.to_string();
+        let place = self.place(left.span()).and_then(|left| self.keyword(&word, left.end));
+        match (op, set_quantifier) {
+            (SetOperator::Union, SetQuantifier::All | SetQuantifier::AllByName) => {}
+            (SetOperator::Union, _) => self.faults.push(Fault {
+                help: Some("UNION ALL keeps every row and is evaluated row by row".into()),
+                ..needs_state("UNION, which leaves out rows that occurred before,", place)
+            }),
+            _ => self.refuse(&word, place),
+        }
+        self.set_operation(right);
+    }
+
+    fn duplicates(&mut self, select: &Select) {
+        let mut names: Vec<String> = Vec::new();
+        for item in &select.projection {
+            let name = match item {
+                SelectItem::ExprWithAlias { alias, .. } => alias,
+                SelectItem::UnnamedExpr(ast::Expr::Identifier(column)) => column,
+                _ => continue,
+            };
+            let name = if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() };
+            if names.contains(&name) {
+                self.faults.push(Fault {
+                    message: format!("two result columns are named `{name}`"),
+                    span: self.place(item.span()),
+                    help: Some("give one of them another name with AS".into()),
+                });
+            }
+            names.push(name);
+        }
+    }
+
+    fn function(&mut self, function: &Function) {
+        let name = function.name.to_string().to_lowercase();
+        let place = self.place(function.name.span());
+        let scalar = self.state.scalar_functions().get(&name);
+        if function.over.is_some() {
+            self.refuse(&format!("the window function {name}"), place);
+        } else if let Some(scalar) = scalar {
+            if scalar.signature().volatility != Volatility::Immutable {
+                self.faults.push(not_deterministic(&name, place));
+            }
+        } else if self.state.aggregate_functions().contains_key(&name) {
+            self.refuse(&format!("the aggregate {name}"), place);
+        } else if self.state.window_functions().contains_key(&name) {
+            self.refuse(&format!("the window function {name}"), place);
+        }
+    }
+}
+
+impl Visitor for Search<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        if let Some(with) = query.with.as_ref().filter(|with| with.recursive) {
+            let place = self.place(with.with_token.0.span).and_then(|with| self.keyword("RECURSIVE", with.start));
+            self.refuse("a recursive query", place);
+        }
+        if let Some(order) = &query.order_by {
+            self.refuse("ORDER BY", self.clause("ORDER", order.span()));
+        }
+        if let Some(limit) = &query.limit_clause {
+            let span = limit.span();
+            let place = self.clause("LIMIT", span).or_else(|| self.clause("OFFSET", span));
+            self.refuse("LIMIT", place);
+        }
+        if let Some(fetch) = &query.fetch {
+            self.refuse("FETCH", self.clause("FETCH", fetch.span()));
+        }
+        if !query.pipe_operators.is_empty() {
+            self.faults.push(Fault { message: "pipe operators are not supported".into(), span: None, help: None });
+        }
+        self.set_operation(&query.body);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
+        let start = self.place(select.select_token.0.span).map_or(0, |place| place.start);
+        if matches!(select.distinct, Some(Distinct::Distinct | Distinct::On(_))) {
+            self.refuse("DISTINCT", self.keyword("DISTINCT", start));
+        }
+        let grouped = match &select.group_by {
+            GroupByExpr::All(_) => true,
+            GroupByExpr::Expressions(expressions, modifiers) => !expressions.is_empty() || !modifiers.is_empty(),
+        };
+        if grouped {
+            let place = self.clause("GROUP", select.group_by.span()).or_else(|| self.keyword("GROUP", start));
+            self.refuse("GROUP BY", place);
+        }
+        for (keyword, condition) in [("HAVING", &select.having), ("QUALIFY", &select.qualify)] {
+            if let Some(condition) = condition {
+                self.refuse(keyword, self.clause(keyword, condition.span()));
+            }
+        }
+        for other in select.from.iter().skip(1) {
+            self.refuse("a join", self.place(other.relation.span()));
+        }
+        for join in select.from.iter().flat_map(|from| &from.joins) {
+            self.refuse("a join", self.clause("JOIN", join.relation.span()));
+        }
+        self.duplicates(select);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        let place = self.place(factor.span());
+        match factor {
+            TableFactor::Table { args: None, .. } | TableFactor::Derived { .. } | TableFactor::NestedJoin { .. } => {}
+            TableFactor::UNNEST { .. } => self.faults.push(Fault {
+                message: "UNNEST in FROM joins every row with its elements, and joins are not supported".into(),
+                span: place,
+                help: Some("write it in the select list: SELECT id, unnest(tags) AS tag FROM …".into()),
+            }),
+            TableFactor::Table { name, .. } => self.refuse(&format!("the table function {name}"), place),
+            _ => self.faults.push(Fault {
+                message: "only the stages that feed this one, and queries over them, can stand here".into(),
+                span: place,
+                help: None,
+            }),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &ast::Expr) -> ControlFlow<()> {
+        match expr {
+            ast::Expr::Function(function) => self.function(function),
+            ast::Expr::Subquery(query) => {
+                self.refuse("a subquery in an expression", self.place(query.span()));
+            }
+            ast::Expr::Exists { subquery, .. } | ast::Expr::InSubquery { subquery, .. } => {
+                self.refuse("a subquery in an expression", self.place(subquery.span()));
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn is_word(token: &Token, keyword: &str) -> bool {
+    matches!(token, Token::Word(word) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(keyword))
+}
+
+fn needs_state(what: &str, span: Option<Range<usize>>) -> Fault {
+    Fault {
+        message: format!("{what} needs state: its answer depends on other rows, and queries are evaluated row by row"),
+        span,
+        help: Some("select the rows themselves here, and do this where the stage's results are read".into()),
+    }
+}
+
+fn not_deterministic(name: &str, span: Option<Range<usize>>) -> Fault {
+    Fault {
+        message: format!("{name}() is not deterministic: the same row could give another result the next time"),
+        span,
+        help: Some("take what it would yield from a column of the rows".into()),
+    }
+}

@@ -1,0 +1,132 @@
+//! Keys of rows, and the partitions they lead to: Kafka's own partitioner, so that other clients agree.
+//!
+//! The key of a row is the text of its key column; of several columns, a JSON array of their texts. A null in a single
+//! key column is a key of no bytes.
+
+use std::fmt::Write;
+
+use arrow::array::{Array, ArrayRef, UInt32Array};
+use arrow::compute::take_record_batch;
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+
+use crate::partition::partition;
+
+/// The keys of a batch's rows.
+pub(super) struct Keys<'a> {
+    columns: Vec<(&'a ArrayRef, ArrayFormatter<'a>)>,
+    text: String,
+}
+
+impl<'a> Keys<'a> {
+    /// The keys that the columns of those numbers make.
+    pub fn new(batch: &'a RecordBatch, key: &[usize]) -> Result<Self, ArrowError> {
+        const OPTIONS: FormatOptions<'static> = FormatOptions::new();
+        let columns = key
+            .iter()
+            .filter_map(|index| batch.columns().get(*index))
+            .map(|column| Ok((column, ArrayFormatter::try_new(column.as_ref(), &OPTIONS)?)))
+            .collect::<Result<_, ArrowError>>()?;
+        Ok(Self { columns, text: String::new() })
+    }
+
+    /// The key of one row.
+    pub fn key(&mut self, row: usize) -> Result<&[u8], ArrowError> {
+        self.text.clear();
+        match self.columns.as_slice() {
+            [(_, column)] => column.value(row).write(&mut self.text)?,
+            several => {
+                let texts: Vec<Option<String>> = several
+                    .iter()
+                    .map(|(array, column)| match array.is_null(row) {
+                        true => Ok(None),
+                        false => column.value(row).try_to_string().map(Some),
+                    })
+                    .collect::<Result<_, _>>()?;
+                let json = serde_json::to_string(&texts).map_err(|error| ArrowError::JsonError(error.to_string()))?;
+                write!(self.text, "{json}").map_err(|error| ArrowError::CastError(error.to_string()))?;
+            }
+        }
+        Ok(self.text.as_bytes())
+    }
+}
+
+/// The rows of a batch by the partition that their key leads to, in order of partitions, rows in their order; without a
+/// key, all of them in the partition of number `home`. Partitions without rows are left out.
+pub(super) fn split(
+    batch: &RecordBatch,
+    key: &[usize],
+    partitions: u32,
+    home: u32,
+) -> Result<Vec<(u32, Option<UInt32Array>, RecordBatch)>, ArrowError> {
+    if key.is_empty() || partitions <= 1 {
+        let home = if partitions <= 1 { 0 } else { home };
+        return Ok(vec![(home, None, batch.clone())]);
+    }
+    let mut keys = Keys::new(batch, key)?;
+    let mut rows: Vec<Vec<u32>> = vec![Vec::new(); partitions as usize];
+    for row in 0..batch.num_rows() {
+        let target = partition(keys.key(row)?, partitions);
+        if let Some(rows) = rows.get_mut(target as usize) {
+            rows.push(row as u32);
+        }
+    }
+    (0..)
+        .zip(rows)
+        .filter(|(_, rows)| !rows.is_empty())
+        .map(|(number, rows)| {
+            let rows = UInt32Array::from(rows);
+            let part = take_record_batch(batch, &rows)?;
+            Ok((number, Some(rows), part))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Int64Array, StringArray};
+
+    use super::*;
+
+    fn batch() -> RecordBatch {
+        RecordBatch::try_from_iter([
+            ("origin", Arc::new(StringArray::from(vec![Some("EWR"), None, Some("JFK")])) as ArrayRef),
+            ("flight", Arc::new(Int64Array::from(vec![1, 2, 3])) as ArrayRef),
+        ])
+        .unwrap()
+    }
+
+    #[test]
+    fn one_key_column_is_its_text_and_several_are_an_array_of_texts() {
+        let batch = batch();
+        let mut one = Keys::new(&batch, &[0]).unwrap();
+        assert_eq!(one.key(0).unwrap(), b"EWR");
+        assert_eq!(one.key(1).unwrap(), b"");
+        let mut two = Keys::new(&batch, &[0, 1]).unwrap();
+        assert_eq!(two.key(0).unwrap(), br#"["EWR","1"]"#);
+        assert_eq!(two.key(1).unwrap(), br#"[null,"2"]"#);
+    }
+
+    #[test]
+    fn every_row_is_in_one_partition_and_equal_keys_are_together() {
+        let batch = batch();
+        let parts = split(&batch, &[0], 7, 0).unwrap();
+        let rows: usize = parts.iter().map(|(_, _, part)| part.num_rows()).sum();
+        assert_eq!(rows, 3);
+        for (number, _, part) in &parts {
+            let mut keys = Keys::new(part, &[0]).unwrap();
+            for row in 0..part.num_rows() {
+                assert_eq!(partition(keys.key(row).unwrap(), 7), *number);
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_key_rows_stay_in_the_partition_they_came_in() {
+        let parts = split(&batch(), &[], 4, 2).unwrap();
+        assert_eq!(parts.iter().map(|(number, _, part)| (*number, part.num_rows())).collect::<Vec<_>>(), [(2, 3)]);
+    }
+}

@@ -1,0 +1,19 @@
+//! Running stages: the loop of a task, and the worker that starts and ends tasks.
+//!
+//! The folder is the way of a row: [`inlet`] polls and decodes, [`process`] applies the stage's queries, [`outlet`]
+//! encodes, and [`task`] holds the loop that strings them together and commits. [`worker`] runs the tasks of a pipeline.
+
+mod inlet;
+mod keys;
+mod origins;
+mod outlet;
+mod plan;
+mod process;
+mod running;
+mod signals;
+mod task;
+mod worker;
+
+pub(crate) use outlet::results_of;
+pub use task::Error as TaskError;
+pub use worker::{Error, Meters, Options, StageSummary, Stop, Summary, Worker};

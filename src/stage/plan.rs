@@ -1,0 +1,110 @@
+//! From a stage of the topology to a task that can run.
+
+use std::sync::Arc;
+
+use crate::bus::{Bus, Lease};
+use crate::checkpoint::Checkpoint;
+use crate::codec::json::Unsupported;
+use crate::codec::{Decoder, Encoder, csv, json};
+use crate::config::{self, Format, LineFormat};
+use crate::connector;
+use crate::stage::inlet::{Inlet, SourceInlet, TopicInlet, TopicInput};
+use crate::stage::outlet::{Outlet, To};
+use crate::stage::process::Queries;
+use crate::stage::signals::Signals;
+use crate::stage::task::Task;
+use crate::stage::worker::Options;
+use crate::telemetry::Meter;
+use crate::topology::{Stage, Topology, Work};
+
+/// What the tasks of one stage are made from.
+pub(super) struct Plan {
+    /// The bus.
+    pub bus: Arc<dyn Bus>,
+    /// The pipeline.
+    pub topology: Arc<Topology>,
+    /// The stage.
+    pub stage: Arc<Stage>,
+    /// How the worker runs.
+    pub options: Options,
+}
+
+impl Plan {
+    /// The task that a lease is for.
+    pub fn task(&self, lease: Box<dyn Lease>, signals: Signals, meter: Arc<Meter>) -> Result<Task, Unsupported> {
+        Ok(Task {
+            inlet: self.inlet(lease.task())?,
+            queries: self.queries(),
+            outlet: self.outlet(lease.task()),
+            lease,
+            signals,
+            meter,
+            committed: Checkpoint::default(),
+        })
+    }
+
+    fn inlet(&self, task: u32) -> Result<Inlet, Unsupported> {
+        let stage = self.stage.as_ref();
+        if let Work::Source(spec) = &stage.work {
+            return Ok(Inlet::Source(SourceInlet {
+                stage: stage.name.clone(),
+                source: connector::source(spec, task, stage.tasks),
+                spec: spec.clone(),
+                schema: stage.schema.clone(),
+                dir: self.options.dir.clone(),
+                decoder: None,
+            }));
+        }
+        let predecessors: Vec<&Stage> = stage.from.iter().filter_map(|name| self.topology.stage(name)).collect();
+        let input = |stage: &&Stage| {
+            Ok(TopicInput {
+                schema: stage.schema.clone(),
+                decoder: match stage.format {
+                    Format::Arrow => None,
+                    Format::Json => Some(Box::new(json::Decoder::new(stage.schema.clone())?) as Box<dyn Decoder>),
+                },
+            })
+        };
+        Ok(Inlet::Topics(TopicInlet {
+            stage: stage.name.clone(),
+            by_topic: predecessors.iter().enumerate().map(|(number, stage)| (stage.results(), number)).collect(),
+            inputs: predecessors.iter().map(input).collect::<Result<_, _>>()?,
+        }))
+    }
+
+    fn queries(&self) -> Queries {
+        let stage = self.stage.as_ref();
+        Queries {
+            results: match &stage.work {
+                Work::Sql(query) => Some(query.operator()),
+                Work::Source(_) | Work::Sink(_) => None,
+            },
+            events: stage.events.iter().map(|(name, query)| (name.clone(), query.operator())).collect(),
+            max_record_bytes: self.bus.max_record_bytes(),
+        }
+    }
+
+    fn outlet(&self, task: u32) -> Outlet {
+        let stage = self.stage.as_ref();
+        let to = match &stage.work {
+            Work::Sink(spec) => To::Sink {
+                encoder: encoder(spec, stage),
+                sink: connector::sink(spec, task, self.options.durable_sinks),
+            },
+            Work::Source(_) | Work::Sql(_) => To::Results {
+                topic: stage.results(),
+                partitions: stage.partitions,
+                key: stage.key.clone(),
+                format: stage.format,
+            },
+        };
+        Outlet::new(stage, task, to, self.bus.max_record_bytes())
+    }
+}
+
+fn encoder(spec: &config::Sink, stage: &Stage) -> Box<dyn Encoder> {
+    match spec.format {
+        LineFormat::Ndjson => Box::new(json::Encoder::new()),
+        LineFormat::Csv => Box::new(csv::Encoder::new(stage.schema.clone())),
+    }
+}

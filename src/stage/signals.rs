@@ -1,0 +1,58 @@
+//! What a task hears from outside: that its predecessors have ended, and that the worker is to stop.
+
+use futures::FutureExt;
+use futures::future::{pending, select_all};
+use tokio::sync::watch;
+
+/// How far a worker is on its way to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) enum Phase {
+    /// All tasks run.
+    #[default]
+    Running,
+    /// Sources take in no more; what is in the pipeline flows out of it.
+    Draining,
+    /// Every task ends after the commit it is at.
+    Stopping,
+}
+
+/// The signals that one task listens to.
+#[derive(Clone)]
+pub(super) struct Signals {
+    /// The worker's phase.
+    pub phase: watch::Receiver<Phase>,
+    /// For each predecessor that this worker runs, whether all its tasks have ended.
+    pub ended: Vec<watch::Receiver<bool>>,
+    /// Whether the worker goes on when all input has ended, until it is told to stop.
+    pub keep_running: bool,
+}
+
+impl Signals {
+    /// Whether sources are to take in no more.
+    pub fn draining(&self) -> bool {
+        *self.phase.borrow() >= Phase::Draining
+    }
+
+    /// Whether the predecessors publish no more. Predecessors in other workers count as ended, unless this worker is to
+    /// keep running.
+    pub fn predecessors_ended(&self) -> bool {
+        self.ended.iter().all(|ended| *ended.borrow()) && (!self.keep_running || self.draining())
+    }
+
+    /// Whether the task is to end, whatever is still there for it.
+    pub fn stopping(&self) -> bool {
+        *self.phase.borrow() == Phase::Stopping
+    }
+
+    /// Waits for the next signal.
+    pub async fn changed(&mut self) {
+        async fn next<T: Send + std::marker::Sync>(receiver: &mut watch::Receiver<T>) {
+            // A sender that is gone says nothing any more.
+            if receiver.changed().await.is_err() {
+                pending::<()>().await;
+            }
+        }
+        let phase = next(&mut self.phase).boxed();
+        select_all(self.ended.iter_mut().map(|ended| next(ended).boxed()).chain([phase])).await;
+    }
+}

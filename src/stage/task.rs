@@ -1,0 +1,166 @@
+//! The loop of a task: poll, decode, process, encode, commit.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arrow::error::ArrowError;
+
+use crate::bus::{self, Commit, Lease, Micros, Positions};
+use crate::checkpoint::{self, Checkpoint};
+use crate::codec::{self, cloudevents, csv, json};
+use crate::connector;
+use crate::stage::inlet::{Arrived, Inlet, Polled};
+use crate::stage::outlet::{Encoded, Outlet};
+use crate::stage::process::{Processed, Queries};
+use crate::stage::signals::Signals;
+use crate::telemetry::Meter;
+
+/// How long a poll waits for the first row when nothing says that the input is about to end.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// One task of a stage.
+pub(super) struct Task {
+    /// The right to run it.
+    pub lease: Box<dyn Lease>,
+    /// Poll and decode.
+    pub inlet: Inlet,
+    /// Process.
+    pub queries: Queries,
+    /// Encode.
+    pub outlet: Outlet,
+    /// What it hears from outside.
+    pub signals: Signals,
+    /// What is seen of it from outside.
+    pub meter: Arc<Meter>,
+    /// What it has committed so far.
+    pub committed: Checkpoint,
+}
+
+/// Why a task stopped before its input ended. What it had not committed has not happened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The bus failed, or gave the task to somebody else.
+    #[error(transparent)]
+    Bus(#[from] bus::Error),
+    /// The source or the sink failed.
+    #[error(transparent)]
+    Connector(#[from] connector::Error),
+    /// The task's checkpoint cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    /// The contract has a column that JSON cannot hold.
+    #[error(transparent)]
+    Json(#[from] json::Unsupported),
+    /// The contract has a column that CSV cannot hold, or a file's header line makes no sense.
+    #[error(transparent)]
+    Csv(#[from] csv::Error),
+    /// A batch could not be encoded.
+    #[error(transparent)]
+    Encode(#[from] codec::arrow::Error),
+    /// A domain event is none by the rules of CloudEvents.
+    #[error(transparent)]
+    Event(#[from] cloudevents::Error),
+    /// Rows that are fine one by one could not be put together or taken apart.
+    #[error(transparent)]
+    Arrow(#[from] ArrowError),
+}
+
+impl Task {
+    /// Runs until the input has ended, or the worker is told to stop.
+    pub async fn run(mut self) -> Result<(), Error> {
+        self.resume().await?;
+        while let Some(polled) = self.poll().await? {
+            let positions = positions(&polled);
+            let arrived = self.inlet.decode(polled)?;
+            let encoded = self.process_and_encode(arrived)?;
+            self.commit(encoded, positions).await?;
+        }
+        Ok(())
+    }
+
+    /// Goes to where the last commit left everything: input, sink and counts.
+    async fn resume(&mut self) -> Result<(), Error> {
+        let resume = self.lease.resume().await?;
+        if let Some(checkpoint) = &resume.checkpoint {
+            self.committed = Checkpoint::decode(checkpoint)?;
+        }
+        self.committed.positions = resume.positions;
+        self.inlet.resume(self.committed.source.clone()).await?;
+        self.outlet.resume(self.committed.sink.clone()).await?;
+        self.meter.resumed(self.committed.counts);
+        if self.outlet.is_sink() && self.committed.sink.is_none() {
+            // From now on, whatever is in the output is known to be this sink's, and can be taken back after a crash.
+            self.write(Encoded::default(), Positions::new()).await?;
+        }
+        Ok(())
+    }
+
+    /// What is next; `None` once nothing comes any more.
+    async fn poll(&mut self) -> Result<Option<Polled>, Error> {
+        loop {
+            // Asked before the poll: predecessors publish nothing after they have ended, so if they had ended by now and
+            // the poll finds nothing, there is nothing.
+            let ending = self.signals.predecessors_ended() && !self.inlet.is_source();
+            if self.signals.stopping() || (self.inlet.is_source() && self.signals.draining()) {
+                return Ok(None);
+            }
+            let wait = if ending { Duration::ZERO } else { WAIT };
+            let polled = tokio::select! {
+                biased;
+                polled = self.inlet.poll(self.lease.as_mut(), wait) => polled?,
+                () = self.signals.changed() => continue,
+            };
+            match polled {
+                Polled::Finished if self.signals.keep_running => self.signals.changed().await,
+                Polled::Finished => return Ok(None),
+                Polled::Idle if ending => return Ok(None),
+                Polled::Idle => {}
+                polled => return Ok(Some(polled)),
+            }
+        }
+    }
+
+    fn process_and_encode(&mut self, arrived: Arrived) -> Result<Encoded, Error> {
+        let processed: Vec<Processed> =
+            arrived.rows.into_iter().map(|rows| self.queries.process(rows)).collect::<Result<_, _>>()?;
+        self.outlet.encode(arrived.dead_letters, arrived.since, processed)
+    }
+
+    /// Commits what became of a poll, and reports it.
+    async fn commit(&mut self, encoded: Encoded, positions: Positions) -> Result<(), Error> {
+        let (step, since) = (encoded.counts, encoded.since);
+        self.write(encoded, positions).await?;
+        self.meter.committed(step, now() - since);
+        Ok(())
+    }
+
+    /// Makes a step visible, all of it or nothing.
+    async fn write(&mut self, encoded: Encoded, positions: Positions) -> Result<(), Error> {
+        self.committed.sink = self.outlet.flush(encoded.text.freeze()).await?;
+        self.committed.source = self.inlet.position();
+        self.committed.positions.extend(positions);
+        self.committed.counts += encoded.counts;
+        let commit = Commit {
+            results: encoded.results,
+            events: encoded.events,
+            dead_letters: encoded.dead_letters,
+            checkpoint: self.committed.encode(),
+            positions: self.committed.positions.clone(),
+        };
+        Ok(self.lease.commit(commit).await?)
+    }
+}
+
+/// How far a poll brings the input partitions it is of.
+fn positions(polled: &Polled) -> Positions {
+    match polled {
+        Polled::Messages(messages) => {
+            messages.iter().map(|message| (message.partition.clone(), message.offset + 1)).collect()
+        }
+        _ => Positions::new(),
+    }
+}
+
+fn now() -> Micros {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as Micros)
+}

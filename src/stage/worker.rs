@@ -1,0 +1,237 @@
+//! The worker: starts the tasks of a pipeline's stages, hands them the signals they need, and sees them end.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::bus::{self, Bus, Log};
+use crate::fidelity::{self, Account};
+use crate::stage::plan::Plan;
+use crate::stage::running::RunningStage;
+use crate::stage::signals::{Phase, Signals};
+use crate::stage::task::Error as TaskError;
+use crate::telemetry::{Meter, Registry, Seen};
+use crate::topology::Topology;
+
+/// How a worker runs.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The stages to run; all of them if empty.
+    pub stages: Vec<String>,
+    /// Whether to go on when bounded sources have ended and everything has drained.
+    pub keep_running: bool,
+    /// How long what is in the pipeline may take to flow out of it once the worker is told to stop.
+    pub drain: Duration,
+    /// The folder that names of files are told relative to in dead letters and events: the pipeline's.
+    pub dir: PathBuf,
+    /// Whether sinks make sure that what they wrote is on the disk before it is committed.
+    pub durable_sinks: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            stages: Vec::new(),
+            keep_running: false,
+            drain: Duration::from_secs(30),
+            dir: PathBuf::new(),
+            durable_sinks: true,
+        }
+    }
+}
+
+/// Tasks of a pipeline, running.
+pub struct Worker {
+    bus: Arc<dyn Bus>,
+    topology: Arc<Topology>,
+    phase: watch::Sender<Phase>,
+    meters: Arc<Meters>,
+    stages: JoinSet<Result<(), Error>>,
+    drain: Duration,
+    started: Instant,
+}
+
+/// The reports of a worker's tasks, by stage.
+#[derive(Default)]
+pub struct Meters(dashmap::DashMap<Arc<str>, Vec<Arc<Meter>>>);
+
+/// Tells a worker to stop: sources take in no more, what is in the pipeline flows out of it, and the worker ends.
+#[derive(Clone)]
+pub struct Stop(watch::Sender<Phase>);
+
+/// What a worker leaves behind.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// Each stage of the pipeline, in the order of the topology.
+    pub stages: Vec<StageSummary>,
+    /// How long the worker ran.
+    pub elapsed: Duration,
+}
+
+/// What a worker leaves behind of one stage.
+#[derive(Debug, Clone)]
+pub struct StageSummary {
+    /// What both sides of every hop have committed, since the first run on this data.
+    pub account: Account,
+    /// What was seen in this run.
+    pub seen: Seen,
+}
+
+/// Why a worker did not run to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The pipeline has no stage of that name.
+    #[error("the pipeline has no stage {0}")]
+    UnknownStage(String),
+    /// The bus failed.
+    #[error(transparent)]
+    Bus(#[from] bus::Error),
+    /// A task failed. What it had not committed has not happened; another run goes on from there.
+    #[error("task {task} of stage {stage}: {error}")]
+    Task {
+        /// The stage.
+        stage: Arc<str>,
+        /// The task.
+        task: u32,
+        /// What happened.
+        error: TaskError,
+    },
+    /// A task ended in a way that no task should.
+    #[error("a task broke down: {reason}")]
+    Panicked {
+        /// What the runtime says of it.
+        reason: String,
+    },
+    /// What was committed could not be added up.
+    #[error(transparent)]
+    Account(#[from] fidelity::Error),
+}
+
+impl Worker {
+    /// Declares the pipeline's topics, joins the stages' groups and starts the tasks it is given.
+    pub async fn start(
+        bus: Arc<dyn Bus>,
+        topology: Arc<Topology>,
+        registry: Arc<Registry>,
+        options: Options,
+    ) -> Result<Self, Error> {
+        if let Some(unknown) = options.stages.iter().find(|name| topology.stage(name).is_none()) {
+            return Err(Error::UnknownStage(unknown.clone()));
+        }
+        for stage in &topology.stages {
+            bus.declare(&stage.topics).await?;
+        }
+        let (phase, listen) = watch::channel(Phase::Running);
+        let meters = Arc::new(Meters::default());
+        let mut ended: HashMap<Arc<str>, watch::Receiver<bool>> = HashMap::new();
+        let mut stages = JoinSet::new();
+        let selected = |name: &str| options.stages.is_empty() || options.stages.iter().any(|stage| stage == name);
+        for stage in topology.stages.iter().filter(|stage| selected(&stage.name)) {
+            let signals = Signals {
+                phase: listen.clone(),
+                ended: stage.from.iter().filter_map(|name| ended.get(name).cloned()).collect(),
+                keep_running: options.keep_running,
+            };
+            let plan =
+                Plan { bus: bus.clone(), topology: topology.clone(), stage: stage.clone(), options: options.clone() };
+            let member = bus.join(stage.group()).await?;
+            let running = RunningStage::new(plan, signals, registry.clone(), meters.clone());
+            let (end, listen_end) = watch::channel(false);
+            ended.insert(stage.name.clone(), listen_end);
+            stages.spawn(async move {
+                running.run(member).await?;
+                end.send_replace(true);
+                Ok(())
+            });
+        }
+        Ok(Self { bus, topology, phase, meters, stages, drain: options.drain, started: Instant::now() })
+    }
+
+    /// What tells the worker to stop; it can be cloned and sent anywhere.
+    pub fn stop(&self) -> Stop {
+        Stop(self.phase.clone())
+    }
+
+    /// What is seen of the tasks while they run.
+    pub fn meters(&self) -> Arc<Meters> {
+        self.meters.clone()
+    }
+
+    /// Waits until everything has ended: because all input has, or because the worker was told to stop. Gives the
+    /// account of the whole pipeline. If a task fails the others end after the commit they are at.
+    pub async fn finished(mut self) -> Result<Summary, Error> {
+        let outcome = self.stages_ended().await;
+        let elapsed = self.started.elapsed();
+        self.bus.close().await?;
+        outcome?;
+        let log: Arc<dyn Log> = self.bus.clone();
+        let accounts = fidelity::accounts(log.as_ref(), &self.topology).await?;
+        let stages = accounts
+            .into_iter()
+            .map(|account| StageSummary { seen: self.meters.seen(&account.stage), account })
+            .collect();
+        Ok(Summary { stages, elapsed })
+    }
+
+    async fn stages_ended(&mut self) -> Result<(), Error> {
+        let mut first_failure = Ok(());
+        let deadline = tokio::spawn(stop_after_drain(self.phase.clone(), self.drain));
+        loop {
+            let failure = match self.stages.join_next().await {
+                None => break,
+                Some(Ok(Ok(()))) => continue,
+                Some(Ok(Err(error))) => error,
+                Some(Err(error)) => Error::Panicked { reason: error.to_string() },
+            };
+            self.phase.send_replace(Phase::Stopping);
+            if first_failure.is_ok() {
+                first_failure = Err(failure);
+            }
+        }
+        deadline.abort();
+        first_failure
+    }
+}
+
+/// Ends what is left of a worker that was told to stop and has had its time to drain.
+async fn stop_after_drain(phase: watch::Sender<Phase>, drain: Duration) {
+    if phase.subscribe().wait_for(|phase| *phase == Phase::Draining).await.is_ok() {
+        tokio::time::sleep(drain).await;
+        tracing::warn!(?drain, "not everything has drained in time; the next run goes on from here");
+        phase.send_replace(Phase::Stopping);
+    }
+}
+
+impl Stop {
+    /// Tells the worker to stop. Returns at once; [`Worker::finished`] returns when it has.
+    pub fn stop(&self) {
+        self.0.send_if_modified(|phase| {
+            let first = *phase == Phase::Running;
+            if first {
+                *phase = Phase::Draining;
+            }
+            first
+        });
+    }
+}
+
+impl Meters {
+    /// What is seen of a stage, its tasks added up.
+    pub fn seen(&self, stage: &str) -> Seen {
+        let mut seen = Seen::default();
+        if let Some(tasks) = self.0.get(stage) {
+            for meter in tasks.iter() {
+                seen += &meter.seen();
+            }
+        }
+        seen
+    }
+
+    pub(super) fn add(&self, stage: &Arc<str>, meter: Arc<Meter>) {
+        self.0.entry(stage.clone()).or_default().push(meter);
+    }
+}

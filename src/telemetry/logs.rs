@@ -1,0 +1,25 @@
+//! Logs, through `tracing`, to standard error.
+
+use std::io::stderr;
+
+use tracing_subscriber::EnvFilter;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts logging. What is logged is said as in `RUST_LOG`: a level, or levels by module.
+pub fn init(format: Format, filter: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let filter = EnvFilter::try_new(filter)?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false);
+    match format {
+        Format::Text => builder.try_init(),
+        Format::Json => builder.json().try_init(),
+    }
+}

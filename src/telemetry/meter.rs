@@ -1,0 +1,106 @@
+//! How a task reports what it does: to the metrics, and to whoever watches the run.
+
+use std::ops::AddAssign;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hdrhistogram::Histogram;
+
+use crate::bus::Micros;
+use crate::fidelity::Counts;
+use crate::telemetry::metrics::{Registry, TaskMetrics};
+
+/// The longest lag that is told apart from longer ones: a day, in microseconds.
+const LONGEST_MICROS: u64 = 24 * 60 * 60 * 1_000_000;
+
+/// The report of one task.
+pub struct Meter {
+    metrics: TaskMetrics,
+    seen: Mutex<Seen>,
+}
+
+/// What was seen of a task so far.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// What it has counted since its first commit ever.
+    pub total: Counts,
+    /// What it has counted in this run.
+    pub run: Counts,
+    /// From the arrival of rows in the pipeline to the commit they were in, in microseconds, in this run, a sample a row.
+    lag_micros: Option<Histogram<u64>>,
+}
+
+impl Meter {
+    /// The report of a task that has not started.
+    pub fn new(registry: &Registry, pipeline: &str, stage: &str, task: u32) -> Self {
+        Self { metrics: registry.task(pipeline, stage, task), seen: Mutex::new(Seen::default()) }
+    }
+
+    /// The task starts, and had counted this before.
+    pub(crate) fn resumed(&self, total: Counts) {
+        self.metrics.up.set(1.0);
+        self.lock().total = total;
+    }
+
+    /// The task has committed a step whose oldest row arrived so long ago.
+    pub(crate) fn committed(&self, step: Counts, lag: Micros) {
+        let metrics = &self.metrics;
+        metrics.rows_in.increment(step.rows_in);
+        metrics.rows_out.increment(step.rows_out);
+        metrics.filtered.increment(step.filtered);
+        metrics.expanded.increment(step.expanded);
+        metrics.dead_lettered.increment(step.dead_lettered);
+        metrics.events.increment(step.events);
+        metrics.commits.increment(1);
+        metrics.lag.record(lag as f64 / 1e6);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        metrics.last_commit.set(now.as_secs_f64());
+        let mut seen = self.lock();
+        seen.total += step;
+        seen.run += step;
+        let lag = u64::try_from(lag).unwrap_or(0).clamp(1, LONGEST_MICROS);
+        if let Some(lags) = &mut seen.lag_micros {
+            lags.saturating_record_n(lag, step.rows_in);
+        }
+    }
+
+    /// The task has ended.
+    pub(crate) fn ended(&self) {
+        self.metrics.up.set(0.0);
+    }
+
+    /// What was seen so far.
+    pub fn seen(&self) -> Seen {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        let lag_micros = Histogram::new_with_bounds(1, LONGEST_MICROS, 2).ok();
+        Self { total: Counts::default(), run: Counts::default(), lag_micros }
+    }
+}
+
+impl Seen {
+    /// The lag that the given share of this run's rows did not exceed; `None` if there were no rows.
+    pub fn lag(&self, quantile: f64) -> Option<Duration> {
+        let lags = self.lag_micros.as_ref().filter(|lags| !lags.is_empty())?;
+        Some(Duration::from_micros(lags.value_at_quantile(quantile)))
+    }
+}
+
+impl AddAssign<&Seen> for Seen {
+    fn add_assign(&mut self, other: &Seen) {
+        self.total += other.total;
+        self.run += other.run;
+        if let (Some(lags), Some(others)) = (&mut self.lag_micros, &other.lag_micros) {
+            // Both have the same bounds, so everything fits.
+            let _ = lags.add(others);
+        }
+    }
+}

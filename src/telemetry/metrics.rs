@@ -1,0 +1,136 @@
+//! Every metric: its name, its unit, and what it means. All carry the labels `pipeline`, `stage` and `task`, except
+//! those of the process.
+
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+/// A metric's name, unit and help.
+struct Definition {
+    name: &'static str,
+    unit: Unit,
+    help: &'static str,
+}
+
+const ROWS_IN: Definition =
+    Definition { name: "fidelio_rows_in_total", unit: Unit::Count, help: "Rows that came in and were committed." };
+const ROWS_OUT: Definition = Definition {
+    name: "fidelio_rows_out_total",
+    unit: Unit::Count,
+    help: "Rows that were published, or written by a sink.",
+};
+const FILTERED: Definition = Definition {
+    name: "fidelio_rows_filtered_total",
+    unit: Unit::Count,
+    help: "Rows that came in and have no result, as the query wants it.",
+};
+const EXPANDED: Definition = Definition {
+    name: "fidelio_rows_expanded_total",
+    unit: Unit::Count,
+    help: "Results beyond the first of a row that came in.",
+};
+const DEAD_LETTERED: Definition = Definition {
+    name: "fidelio_rows_dead_lettered_total",
+    unit: Unit::Count,
+    help: "Rows that came in and became dead letters.",
+};
+const EVENTS: Definition =
+    Definition { name: "fidelio_events_total", unit: Unit::Count, help: "Domain events that were published." };
+const COMMITS: Definition =
+    Definition { name: "fidelio_commits_total", unit: Unit::Count, help: "Commits of the task." };
+const LAG: Definition = Definition {
+    name: "fidelio_lag_seconds",
+    unit: Unit::Seconds,
+    help: "From the arrival of a step's oldest row in the pipeline to the commit of the step, a sample a commit.",
+};
+const LAST_COMMIT: Definition = Definition {
+    name: "fidelio_last_commit_timestamp_seconds",
+    unit: Unit::Seconds,
+    help: "When the task committed last, as seconds since the Unix epoch.",
+};
+const UP: Definition =
+    Definition { name: "fidelio_task_running", unit: Unit::Count, help: "1 while the task runs, 0 once it has ended." };
+
+const COUNTERS: [&Definition; 7] = [&ROWS_IN, &ROWS_OUT, &FILTERED, &EXPANDED, &DEAD_LETTERED, &EVENTS, &COMMITS];
+const GAUGES: [&Definition; 2] = [&LAST_COMMIT, &UP];
+
+/// Upper bounds of the lag histogram's buckets, in seconds.
+const LAG_BUCKETS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
+
+const METADATA: Metadata<'static> = Metadata::new("fidelio", Level::INFO, None);
+
+/// The metrics of one process.
+pub struct Registry {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+}
+
+/// The metrics of one task.
+pub(super) struct TaskMetrics {
+    pub rows_in: Counter,
+    pub rows_out: Counter,
+    pub filtered: Counter,
+    pub expanded: Counter,
+    pub dead_lettered: Counter,
+    pub events: Counter,
+    pub commits: Counter,
+    pub lag: Histogram,
+    pub last_commit: Gauge,
+    pub up: Gauge,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        // Only an empty list of buckets is refused.
+        let builder = PrometheusBuilder::new().set_buckets(&LAG_BUCKETS).unwrap_or_default();
+        let recorder = builder.build_recorder();
+        for counter in COUNTERS {
+            recorder.describe_counter(KeyName::from_const_str(counter.name), Some(counter.unit), counter.help.into());
+        }
+        for gauge in GAUGES {
+            recorder.describe_gauge(KeyName::from_const_str(gauge.name), Some(gauge.unit), gauge.help.into());
+        }
+        recorder.describe_histogram(KeyName::from_const_str(LAG.name), Some(LAG.unit), LAG.help.into());
+        let handle = recorder.handle();
+        Self { recorder, handle }
+    }
+}
+
+impl Registry {
+    /// How often [`Registry::upkeep`] is due.
+    pub const UPKEEP: Duration = Duration::from_secs(5);
+
+    /// All metrics in Prometheus' text format.
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Folds recent samples into their histograms, so that they do not pile up while nobody scrapes.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    pub(super) fn task(&self, pipeline: &str, stage: &str, task: u32) -> TaskMetrics {
+        let labels = vec![
+            Label::new("pipeline", pipeline.to_owned()),
+            Label::new("stage", stage.to_owned()),
+            Label::new("task", task.to_string()),
+        ];
+        let key = |definition: &Definition| Key::from_parts(definition.name, labels.clone());
+        let counter = |definition: &Definition| self.recorder.register_counter(&key(definition), &METADATA);
+        let gauge = |definition: &Definition| self.recorder.register_gauge(&key(definition), &METADATA);
+        TaskMetrics {
+            rows_in: counter(&ROWS_IN),
+            rows_out: counter(&ROWS_OUT),
+            filtered: counter(&FILTERED),
+            expanded: counter(&EXPANDED),
+            dead_lettered: counter(&DEAD_LETTERED),
+            events: counter(&EVENTS),
+            commits: counter(&COMMITS),
+            lag: self.recorder.register_histogram(&key(&LAG), &METADATA),
+            last_commit: gauge(&LAST_COMMIT),
+            up: gauge(&UP),
+        }
+    }
+}

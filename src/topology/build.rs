@@ -1,0 +1,310 @@
+//! From the stages of a file to stages in their places.
+
+use std::sync::Arc;
+
+use super::contract::{self, Contract, Planned};
+use super::examples::Known;
+use super::graph::{self, Order};
+use super::partitions::{self, Counts, Place, TooFew};
+use super::{Stage, Topology, Work, files, topics};
+use crate::bus::{Channel, Topic};
+use crate::config::{self, Fault, Hole, Holes, Pipeline, Retention, Spanned, quoted};
+use crate::sql::{Engine, Query};
+
+/// The longest name that a topic can have on the buses there are.
+const MAX_TOPIC_NAME: usize = 249;
+
+/// Puts the stages of a pipeline together; `holes` says what of them is not known.
+pub(super) fn build(pipeline: &Pipeline, holes: &Holes, engine: &Engine) -> Result<Topology, Vec<Fault>> {
+    let mut builder = Builder {
+        pipeline,
+        holes,
+        engine,
+        feeders: Vec::new(),
+        contracts: vec![None; pipeline.stages.len()],
+        counts: vec![Counts { tasks: 1, partitions: 1 }; pipeline.stages.len()],
+        faults: Vec::new(),
+    };
+    builder.check_presence();
+    builder.check_names();
+    builder.link();
+    let Order { sorted, circles } = graph::order(&builder.feeders);
+    builder.refuse_circles(&circles);
+    let unordered = (0..builder.feeders.len()).filter(|index| !sorted.contains(index));
+    let stages: Vec<Option<Stage>> =
+        sorted.iter().copied().chain(unordered).map(|index| builder.stage(index)).collect();
+    let tasks: Vec<u32> = builder.counts.iter().map(|counts| counts.tasks).collect();
+    files::check(pipeline, holes, &tasks, &mut builder.faults);
+    let Builder { feeders, contracts, mut faults, .. } = builder;
+    Known { pipeline, holes, feeders: &feeders, contracts: &contracts }.check(&mut faults);
+
+    match stages.into_iter().collect::<Option<Vec<Stage>>>() {
+        Some(stages) if faults.is_empty() => {
+            Ok(Topology { prefix: prefix(pipeline).into(), stages: stages.into_iter().map(Arc::new).collect() })
+        }
+        _ => Err(config::tidy(&pipeline.text, faults)),
+    }
+}
+
+fn prefix(pipeline: &Pipeline) -> String {
+    format!("{}.{}", pipeline.company.value, pipeline.namespace.value)
+}
+
+/// What is known so far. All lists are in the order of the file.
+struct Builder<'a> {
+    pipeline: &'a Pipeline,
+    holes: &'a Holes,
+    engine: &'a Engine,
+    feeders: Vec<Vec<usize>>,
+    contracts: Vec<Option<Contract>>,
+    counts: Vec<Counts>,
+    faults: Vec<Fault>,
+}
+
+impl<'a> Builder<'a> {
+    /// That there are stages, and that rows come in.
+    fn check_presence(&mut self) {
+        if self.holes.values().any(|hole| hole.work) {
+            return;
+        }
+        let stages = &self.pipeline.stages;
+        if stages.is_empty() {
+            let help = "add a source, a stage and a sink: [stages.NAME]";
+            self.faults.push(Fault::new(0..0, "a pipeline has at least one stage, and this has none").help(help));
+        } else if !stages.iter().any(|stage| matches!(stage.work, config::Work::Source(_))) {
+            let place = stages.first().map_or(0..0, |stage| stage.name.span.clone());
+            let fault = Fault::new(place, "no stage of this pipeline is a source, so no rows would come in");
+            self.faults.push(fault.help("add one: source = { kind = \"file\", path = \"…\" }"));
+        }
+    }
+
+    /// That no topic's name is too long.
+    fn check_names(&mut self) {
+        let prefix = prefix(self.pipeline);
+        for stage in &self.pipeline.stages {
+            let longest = Topic::of(&format!("{prefix}.{}", stage.name.value), Channel::Checkpoint);
+            let length = longest.as_str().len();
+            if length > MAX_TOPIC_NAME {
+                let message = format!("topics of this stage would have names of up to {length} characters");
+                let fault = Fault::new(stage.name.span.clone(), message);
+                self.faults
+                    .push(fault.help(format!(
+                        "{MAX_TOPIC_NAME} is the most: shorten the company, the namespace or the stage"
+                    )));
+            }
+        }
+    }
+
+    /// Finds the predecessors of all stages.
+    fn link(&mut self) {
+        let names: Vec<&str> = self.pipeline.stages.iter().map(|stage| stage.name.value.as_str()).collect();
+        for (index, stage) in self.pipeline.stages.iter().enumerate() {
+            let mut feeders = Vec::new();
+            for name in &stage.from {
+                match names.iter().position(|known| *known == name.value) {
+                    Some(feeder) if feeder == index => {
+                        let fault = Fault::new(name.span.clone(), format!("stage `{}` feeds itself", stage.name.value));
+                        self.faults.push(fault.help("name the stages before it"));
+                    }
+                    Some(feeder) => feeders.extend(self.with_results(feeder, name)),
+                    None => self.faults.push(self.unknown(name, index)),
+                }
+            }
+            self.feeders.push(feeders);
+        }
+    }
+
+    /// The stage if it has results to feed others with.
+    fn with_results(&mut self, feeder: usize, name: &Spanned<String>) -> Option<usize> {
+        let is_sink = matches!(self.pipeline.stages.get(feeder)?.work, config::Work::Sink(_));
+        if is_sink {
+            let fault = Fault::new(name.span.clone(), format!("{} is a sink and has no results", quoted(name)));
+            self.faults.push(fault.help("name the stage that feeds the sink"));
+        }
+        (!is_sink).then_some(feeder)
+    }
+
+    fn unknown(&self, name: &Spanned<String>, asking: usize) -> Fault {
+        let has_results = |stage: &config::Stage| !matches!(stage.work, config::Work::Sink(_));
+        let others = self.pipeline.stages.iter().enumerate();
+        let others = others.filter(|(index, stage)| *index != asking && has_results(stage));
+        let names: Vec<&str> = others.map(|(_, stage)| stage.name.value.as_str()).collect();
+        let fault = Fault::new(name.span.clone(), format!("there is no stage {}", quoted(name)));
+        fault.label("unknown stage").maybe_help(if name.from_env { None } else { config::advice(&name.value, names) })
+    }
+
+    fn refuse_circles(&mut self, circles: &[Vec<usize>]) {
+        for circle in circles {
+            let stages: Vec<&config::Stage> =
+                circle.iter().filter_map(|stage| self.pipeline.stages.get(*stage)).collect();
+            let (Some(first), Some(last)) = (stages.first(), stages.last()) else { continue };
+            let place = first.from.iter().find(|from| from.value == last.name.value);
+            let place = place.map_or_else(|| first.name.span.clone(), |from| from.span.clone());
+            let way =
+                stages.iter().chain([first]).map(|stage| stage.name.value.as_str()).collect::<Vec<_>>().join(" → ");
+            let fault = Fault::new(place, format!("rows would go round in a circle: {way}"));
+            self.faults.push(fault.label("closes the circle").help("a stage can only be fed by stages before it"));
+        }
+    }
+
+    /// The predecessors with their contracts, if all are known.
+    fn inputs(&self, index: usize, stage: &'a config::Stage) -> Option<Vec<(&'a str, Contract)>> {
+        let feeders = self.feeders.get(index)?;
+        if self.hole(stage).from || feeders.len() < stage.from.len() {
+            return None;
+        }
+        let inputs = feeders.iter().map(|feeder| {
+            let name = self.pipeline.stages.get(*feeder)?.name.value.as_str();
+            Some((name, self.contracts.get(*feeder)?.clone()?))
+        });
+        inputs.collect()
+    }
+
+    fn hole(&self, stage: &config::Stage) -> Hole {
+        self.holes.get(&stage.name.value).copied().unwrap_or_default()
+    }
+
+    /// Puts one stage in its place, all that feed it being in theirs. Of those that go round in circles it says what
+    /// else is wrong with them.
+    fn stage(&mut self, index: usize) -> Option<Stage> {
+        let pipeline = self.pipeline;
+        let stage = pipeline.stages.get(index)?;
+        let counts = self.count(index, stage);
+        if let Some(slot) = self.counts.get_mut(index) {
+            *slot = counts;
+        }
+        let inputs = self.inputs(index, stage);
+        let (work, contract) = self.work(stage, inputs.as_deref());
+        if let Some(slot) = self.contracts.get_mut(index) {
+            slot.clone_from(&contract);
+        }
+        let Some(contract) = contract else {
+            for event in &stage.events {
+                contract::syntax(self.engine, &event.sql, &pipeline.text, &mut self.faults);
+            }
+            return None;
+        };
+        let key = contract::key(&contract, &stage.key, &mut self.faults);
+        let event_time = stage.event_time.as_ref();
+        let event_time = event_time.and_then(|it| contract::event_time(&contract, it, &mut self.faults));
+        let events = self.events(stage, &contract);
+        let full_name = format!("{}.{}", prefix(pipeline), stage.name.value);
+        let topics = topics(&full_name, counts, self.retention(stage));
+        Some(Stage {
+            name: stage.name.value.as_str().into(),
+            full_name: full_name.into(),
+            from: stage.from.iter().map(|name| name.value.as_str().into()).collect(),
+            work: work?,
+            schema: contract.schema,
+            key,
+            event_time,
+            events,
+            format: stage.format,
+            tasks: counts.tasks,
+            partitions: counts.partitions,
+            topics,
+        })
+    }
+
+    fn retention(&self, stage: &config::Stage) -> Retention {
+        let config::Bus::Embedded(bus) = &self.pipeline.bus;
+        stage.retention.unwrap_or(bus.retention)
+    }
+
+    fn count(&mut self, index: usize, stage: &config::Stage) -> Counts {
+        let feeders = self.feeders.get(index).map_or(&[][..], Vec::as_slice);
+        let widest = feeders.iter().filter_map(|feeder| self.counts.get(*feeder)).map(|counts| counts.partitions).max();
+        let widest = widest.unwrap_or(1);
+        let place = match stage.work {
+            config::Work::Source(_) => Place::Source,
+            config::Work::Sql(_) => Place::Middle(widest),
+            config::Work::Sink(_) => Place::Sink(widest),
+        };
+        let wanted = stage.partitions.as_ref();
+        match partitions::counts(place, wanted.map(|it| it.value), !stage.key.is_empty()) {
+            Ok(counts) => counts,
+            Err(TooFew { tasks }) => {
+                let span = wanted.map_or_else(|| stage.name.span.clone(), |wanted| wanted.span.clone());
+                let message = format!("without a `key`, rows stay in the {tasks} partitions they come in");
+                let help = format!("add a `key`, which says where each row goes, or ask for at least {tasks}");
+                self.faults.push(Fault::new(span, message).label("too few").help(help));
+                Counts { tasks, partitions: tasks }
+            }
+        }
+    }
+
+    /// What the stage does, and the contract of its results as far as it is known.
+    fn work(&mut self, stage: &config::Stage, inputs: Option<&[(&str, Contract)]>) -> (Option<Work>, Option<Contract>) {
+        let known = !self.hole(stage).work;
+        match &stage.work {
+            config::Work::Source(source) => {
+                let contract = self.declared(stage);
+                if let Some(contract) = contract.as_ref().filter(|_| known) {
+                    let format = source.value.format;
+                    contract::fits_lines(contract, format, &stage.schema, &source.span, &mut self.faults);
+                }
+                (Some(Work::Source(source.value.clone())), contract)
+            }
+            config::Work::Sql(sql) => {
+                let declared = self.declared(stage);
+                let query = match inputs.filter(|_| known) {
+                    Some(inputs) => self.query(sql, inputs, stage, declared.as_ref()),
+                    None if known => {
+                        contract::syntax(self.engine, sql, &self.pipeline.text, &mut self.faults);
+                        None
+                    }
+                    None => None,
+                };
+                let (query, derived) = query.unzip();
+                let is_declared = !stage.schema.is_empty() || self.hole(stage).schema;
+                (query.map(Work::Sql), if is_declared { declared } else { derived })
+            }
+            config::Work::Sink(sink) => {
+                let contract = inputs.and_then(|inputs| contract::merged(&stage.from, inputs, &mut self.faults));
+                if let Some(contract) = contract.as_ref().filter(|_| known) {
+                    contract::fits_lines(contract, sink.value.format, &[], &sink.span, &mut self.faults);
+                }
+                (Some(Work::Sink(sink.value.clone())), contract)
+            }
+        }
+    }
+
+    /// The contract that the stage declares, if it does.
+    fn declared(&mut self, stage: &config::Stage) -> Option<Contract> {
+        if stage.schema.is_empty() {
+            return None;
+        }
+        let schema = contract::declared(self.engine, &stage.schema, &self.pipeline.text, &mut self.faults)?;
+        Some(Contract { schema, secret: false })
+    }
+
+    /// The query of a stage, under the contract that it declares if it does.
+    fn query(
+        &mut self,
+        sql: &config::Sql,
+        inputs: &[(&str, Contract)],
+        stage: &config::Stage,
+        declared: Option<&Contract>,
+    ) -> Option<(Query, Contract)> {
+        let planned = Planned { sql, inputs, text: &self.pipeline.text };
+        let mut query = planned.plan(self.engine, &mut self.faults)?;
+        if let Some(declared) = declared {
+            query = planned.under(query, &declared.schema, &stage.schema, &mut self.faults)?;
+        }
+        let contract = Contract { schema: Arc::clone(&query.schema), secret: planned.secret() };
+        Some((query, contract))
+    }
+
+    /// The domain events of a stage: queries over its own results.
+    fn events(&mut self, stage: &config::Stage, contract: &Contract) -> Vec<(Arc<str>, Query)> {
+        let inputs = [(stage.name.value.as_str(), contract.clone())];
+        let mut events = Vec::new();
+        for event in &stage.events {
+            let planned = Planned { sql: &event.sql, inputs: &inputs, text: &self.pipeline.text };
+            if let Some(query) = planned.plan(self.engine, &mut self.faults) {
+                events.push((event.name.value.as_str().into(), query));
+            }
+        }
+        events
+    }
+}

@@ -1,0 +1,136 @@
+//! Groups share nothing, and a task is one worker's at a time.
+
+use fidelio::bus::{Change, Channel, Cleanup, Commit, Error, Lease, Limit, Positions, TopicSpec};
+
+use super::Fixture;
+use super::support::*;
+
+pub async fn a_task_polls_its_own_partitions(f: Box<dyn Fixture>) {
+    let (wide, narrow) = (f.topic("wide", Channel::Results), f.topic("narrow", Channel::Results));
+    f.bus().declare(&[kept(&wide, 3), kept(&narrow, 1)]).await.unwrap();
+    let (_feeder, mut feeder, _) = writer(&*f, "feeder").await;
+    for (topic, partition, text) in [(&wide, 0, "w0"), (&wide, 1, "w1"), (&wide, 2, "w2"), (&narrow, 0, "n0")] {
+        feeder.commit(results(&topic.partition(partition), &[text])).await.unwrap();
+    }
+    let group = stage(&*f, "a", &[&wide, &narrow], 3).await;
+    let (_member, mut leases) = join(f.bus(), &group).await;
+    for (lease, expected) in leases.iter_mut().zip([vec!["n0", "w0"], vec!["w1"], vec!["w2"]]) {
+        let messages = poll(lease, expected.len()).await;
+        let mut given = texts(&messages);
+        given.sort_unstable();
+        assert_eq!(given, expected);
+        assert_eq!(lease.poll(ALL, NO_TIME).await.unwrap(), []);
+    }
+}
+
+pub async fn two_groups_read_at_their_own_pace(f: Box<dyn Fixture>) {
+    let (_feeder, mut feeder, topic) = writer(&*f, "feeder").await;
+    let from = topic.partition(0);
+    let groups = [stage(&*f, "a", &[&topic], 1).await, stage(&*f, "b", &[&topic], 1).await];
+    let (_a, mut a) = join(f.bus(), &groups[0]).await;
+    let (member, mut b) = join(f.bus(), &groups[1]).await;
+    feeder.commit(results(&from, &["1", "2", "3"])).await.unwrap();
+    assert_eq!(texts(&poll(&mut a[0], 3).await), ["1", "2", "3"]);
+    a[0].commit(Commit { positions: Positions::from([(from.clone(), 3)]), ..Commit::default() }).await.unwrap();
+    assert_eq!(texts(&poll(&mut b[0], 3).await), ["1", "2", "3"]);
+    b[0].commit(Commit { positions: Positions::from([(from.clone(), 1)]), ..Commit::default() }).await.unwrap();
+    feeder.commit(results(&from, &["4"])).await.unwrap();
+    assert_eq!(texts(&poll(&mut a[0], 1).await), ["4"]);
+    drop((member, b));
+    let (_b, mut b) = join(f.bus(), &groups[1]).await;
+    assert_eq!(texts(&poll(&mut b[0], 3).await), ["2", "3", "4"]);
+}
+
+pub async fn a_poll_waits_for_the_first_message(f: Box<dyn Fixture>) {
+    let (_feeder, mut feeder, first) = writer(&*f, "feeder").await;
+    let second = f.topic("second", Channel::Results);
+    f.bus().declare(&[kept(&second, 1)]).await.unwrap();
+    let group = stage(&*f, "a", &[&first, &second], 1).await;
+    let (_member, mut leases) = join(f.bus(), &group).await;
+    assert_eq!(leases[0].poll(ALL, NO_TIME).await.unwrap(), []);
+    for topic in [&first, &second, &first, &second] {
+        let (polled, committed) = tokio::join!(leases[0].poll(ALL, AGES), async {
+            feeder.commit(results(&topic.partition(0), &["late"])).await
+        });
+        committed.unwrap();
+        let polled = polled.unwrap();
+        assert_eq!(texts(&polled), ["late"]);
+        assert_eq!(polled[0].partition, topic.partition(0));
+    }
+}
+
+pub async fn resuming_takes_polls_back(f: Box<dyn Fixture>) {
+    let (_feeder, mut feeder, topic) = writer(&*f, "feeder").await;
+    let from = topic.partition(0);
+    feeder.commit(results(&from, &["1", "2", "3"])).await.unwrap();
+    let group = stage(&*f, "a", &[&topic], 1).await;
+    let (_member, mut leases) = join(f.bus(), &group).await;
+    assert_eq!(texts(&poll(&mut leases[0], 3).await), ["1", "2", "3"]);
+    leases[0].commit(Commit { positions: Positions::from([(from, 1)]), ..Commit::default() }).await.unwrap();
+    assert_eq!(leases[0].poll(ALL, NO_TIME).await.unwrap(), []);
+    leases[0].resume().await.unwrap();
+    let one_by_one = [leases[0].poll(Limit { rows: 1, bytes: 0 }, AGES).await, leases[0].poll(ALL, AGES).await];
+    assert_eq!(one_by_one.map(|messages| texts(&messages.unwrap()).concat()), ["2", "3"]);
+}
+
+pub async fn whoever_joins_last_fences_the_others(f: Box<dyn Fixture>) {
+    let (_feeder, _lease, topic) = writer(&*f, "feeder").await;
+    let group = stage(&*f, "a", &[&topic], 2).await;
+    let (mut old_member, mut old) = join(f.bus(), &group).await;
+    // One that waits learns of it at once.
+    let (polled, joined) = tokio::join!(old[0].poll(ALL, AGES), join(f.bus(), &group));
+    assert!(matches!(polled, Err(Error::Fenced { task: 0, group: g }) if g == group.name));
+    for task in 0..2 {
+        assert!(matches!(old_member.changed().await.unwrap(), Change::Taken(taken) if taken == task));
+    }
+    let (_member, mut new) = joined;
+    assert!(matches!(old[1].commit(Commit::default()).await, Err(Error::Fenced { task: 1, .. })));
+    for lease in &mut new {
+        lease.commit(Commit::default()).await.unwrap();
+    }
+}
+
+pub async fn a_fenced_task_cannot_commit(f: Box<dyn Fixture>) {
+    let (_feeder, mut feeder, topic) = writer(&*f, "feeder").await;
+    feeder.commit(results(&topic.partition(0), &["1", "2"])).await.unwrap();
+    let group = stage(&*f, "a", &[&topic], 1).await;
+    let to = f.topic("a", Channel::Results).partition(0);
+    let at = |position| Positions::from([(topic.partition(0), position)]);
+    let step = |text: &str, position| Commit {
+        checkpoint: text.to_owned().into(),
+        positions: at(position),
+        ..results(&to, &[text])
+    };
+    let (_old_member, mut old) = join(f.bus(), &group).await;
+    old[0].commit(step("old", 1)).await.unwrap();
+    let (_member, mut new) = join(f.bus(), &group).await;
+    assert!(matches!(old[0].commit(step("zombie", 2)).await, Err(Error::Fenced { task: 0, .. })));
+    let resume = new[0].resume().await.unwrap();
+    assert_eq!((resume.checkpoint, resume.positions), (Some("old".into()), at(1)));
+    new[0].commit(step("new", 2)).await.unwrap();
+    assert_eq!(all_texts(f.bus(), &to).await, ["old", "new"]);
+}
+
+pub async fn retention_waits_for_consumers(f: Box<dyn Fixture>) {
+    let (_feeder, mut feeder, _) = writer(&*f, "feeder").await;
+    let topic = f.topic("brief", Channel::Results);
+    let cleanup = Cleanup::Delete { age: None, bytes: Some(1) };
+    f.bus().declare(&[TopicSpec { topic: topic.clone(), partitions: 1, cleanup }]).await.unwrap();
+    let group = stage(&*f, "a", &[&topic], 1).await;
+    let (_member, mut leases) = join(f.bus(), &group).await;
+    let from = topic.partition(0);
+    let text = "x".repeat(100);
+    let feed = async |feeder: &mut Box<dyn Lease>| {
+        for _ in 0..10 {
+            feeder.commit(results(&from, &[text.as_str(); 10])).await.unwrap();
+        }
+    };
+    feed(&mut feeder).await;
+    assert_eq!(poll(&mut leases[0], 100).await.len(), 100);
+    leases[0].commit(Commit { positions: Positions::from([(from.clone(), 60)]), ..Commit::default() }).await.unwrap();
+    feed(&mut feeder).await;
+    assert!(f.bus().extents(&topic).await.unwrap()[0].start <= 60);
+    leases[0].resume().await.unwrap();
+    let rest = poll(&mut leases[0], 140).await;
+    assert!(rest.iter().map(|message| message.offset).eq(60..200));
+}

@@ -1,0 +1,12 @@
+//! What Fidelio promises, a module for each behaviour.
+
+// In a test a panic is the message.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod bad_input;
+mod bus;
+mod check;
+mod embedded;
+mod kill;
+mod run;
+mod support;

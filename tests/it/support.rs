@@ -1,0 +1,202 @@
+//! What the tests of whole pipelines share: a folder of their own, the program as a user runs it, and what is in a data
+//! directory afterwards.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use fidelio::bus::embedded::Reader;
+use fidelio::bus::{Channel, Limit, Log, Record, TopicPartition};
+use serde_json::Value;
+
+/// A folder that goes with the test, with a pipeline in it.
+pub struct Scratch {
+    dir: tempfile::TempDir,
+}
+
+impl Scratch {
+    /// An empty folder.
+    pub fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// A folder with a pipeline.
+    pub fn with(pipeline: &str) -> Self {
+        let scratch = Self::new();
+        scratch.write("p.toml", pipeline);
+        scratch
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> &Self {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+        self
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    /// The lines of a file, as JSON.
+    pub fn ndjson(&self, name: &str) -> Vec<Value> {
+        self.read(name).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The program, started in the folder.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fidelio"));
+        command.args(arguments).current_dir(self.dir.path()).env_remove("FAILPOINTS").env("FIDELIO_LOG", "warn");
+        command
+    }
+
+    /// Runs the program to its end.
+    pub fn fidelio(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// Runs the pipeline to its end, which must be a good one, and gives its summary.
+    pub fn run(&self) -> Summary {
+        let output = self.fidelio(&["run", "p.toml", "--json"]);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        Summary(serde_json::from_slice(&output.stdout).unwrap())
+    }
+
+    /// The dead letters of the pipeline.
+    pub fn dead_letters(&self) -> Vec<Value> {
+        let output = self.fidelio(&["dlq", "list", "p.toml", "--json"]);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        lines(&output.stdout)
+    }
+
+    /// The rows of a topic, or of a stage's results, with partition, offset and key.
+    pub fn tail(&self, name: &str) -> Vec<Value> {
+        let output = self.fidelio(&["tail", name, "--meta"]);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        lines(&output.stdout)
+    }
+
+    /// Everything in the data directory that is not about time, by partition. Checkpoints are left out: how many there
+    /// were depends on when tasks polled.
+    pub fn topics(&self) -> BTreeMap<TopicPartition, Vec<Record>> {
+        const READ: Limit = Limit { rows: 1 << 20, bytes: 64 << 20 };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let log = Reader::open(self.path("data")).unwrap();
+            let mut records: BTreeMap<TopicPartition, Vec<Record>> = BTreeMap::new();
+            let topics = log.topics().await.unwrap();
+            for topic in topics.iter().filter(|topic| !topic.as_str().ends_with(Channel::Checkpoint.suffix())) {
+                for (number, extent) in (0..).zip(log.extents(topic).await.unwrap()) {
+                    let partition = topic.partition(number);
+                    let into = records.entry(partition.clone()).or_default();
+                    while (into.len() as u64) < extent.end {
+                        let messages = log.read(&partition, into.len() as u64, READ, Duration::ZERO).await.unwrap();
+                        assert!(!messages.is_empty(), "{partition} ends early");
+                        into.extend(messages.into_iter().map(|message| Record { arrived: 0, ..message.record }));
+                    }
+                }
+            }
+            records
+        })
+    }
+}
+
+/// The summary of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary(pub Value);
+
+impl Summary {
+    /// A number of a stage.
+    pub fn of(&self, stage: &str, what: &str) -> i64 {
+        self.0["stages"][stage][what].as_i64().unwrap_or_else(|| panic!("no {what} of {stage} in {}", self.0))
+    }
+
+    /// What every stage has counted.
+    pub fn counts(&self) -> BTreeMap<String, Vec<i64>> {
+        let counted = ["rows_in", "rows_out", "filtered", "expanded", "dead_lettered", "events", "pending", "lost"];
+        let stages = self.0["stages"].as_object().unwrap();
+        stages.keys().map(|name| (name.clone(), counted.iter().map(|what| self.of(name, what)).collect())).collect()
+    }
+
+    /// Nothing is lost or left, and the counts of every stage balance.
+    pub fn assert_balanced(&self) {
+        for stage in self.0["stages"].as_object().unwrap().keys() {
+            assert_eq!(self.of(stage, "lost"), 0, "{stage}: {}", self.0);
+            assert_eq!(self.of(stage, "pending"), 0, "{stage}: {}", self.0);
+            assert_eq!(
+                self.of(stage, "rows_in") + self.of(stage, "expanded"),
+                self.of(stage, "rows_out") + self.of(stage, "filtered") + self.of(stage, "dead_lettered"),
+                "{stage}: {}",
+                self.0
+            );
+        }
+    }
+}
+
+/// A process that is killed when the test ends.
+pub struct Running(pub Child);
+
+impl Running {
+    pub fn start(command: &mut Command) -> Self {
+        Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// The first line of its standard error that holds the text.
+    pub fn wait_for_log(&mut self, text: &str) -> String {
+        let stderr = self.0.stderr.as_mut().unwrap();
+        let mut lines = BufReader::new(stderr).lines();
+        loop {
+            let line = lines.next().unwrap_or_else(|| panic!("ended without saying {text:?}")).unwrap();
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        let status = Command::new("kill").arg(self.0.id().to_string()).status().unwrap();
+        assert!(status.success());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// NDJSON as JSON.
+pub fn lines(text: &[u8]) -> Vec<Value> {
+    String::from_utf8(text.to_vec()).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Waits until the condition holds, by asking again and again.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let mut asked = 0u64;
+    while !condition() {
+        asked += 1;
+        if asked.is_multiple_of(3000) {
+            eprintln!("still waiting: {what}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether fault tests run in full.
+pub fn long() -> bool {
+    std::env::var_os("FIDELIO_LONG").is_some()
+}
+
+/// A path as text.
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
