@@ -31,6 +31,8 @@ pub struct Framer {
     header: Option<Bytes>,
     /// What was not taken yet.
     buffer: BytesMut,
+    /// How large the last block was, within reason.
+    block_bytes: usize,
     /// Where the buffer starts in the stream, in bytes.
     offset: u64,
     /// The complete rows of the buffer.
@@ -108,6 +110,7 @@ impl Framer {
             max_row_bytes: max_row_bytes.min(MOST_BYTES),
             header,
             buffer: BytesMut::new(),
+            block_bytes: 0,
             offset,
             rows: Vec::new(),
             start: 0,
@@ -133,6 +136,10 @@ impl Framer {
     pub fn push(&mut self, bytes: &[u8]) {
         if self.rows.is_empty() && self.start > 0 {
             self.forget(self.start);
+        }
+        if self.buffer.capacity() - self.buffer.len() < bytes.len() {
+            // Room for a block like the last one at once, rather than by doubling.
+            self.buffer.reserve(bytes.len().max(self.block_bytes.saturating_sub(self.buffer.len())));
         }
         self.buffer.extend_from_slice(bytes);
     }
@@ -189,6 +196,7 @@ impl Framer {
     fn take_rows(&mut self) -> Cut {
         let offset = self.offset;
         let bytes = self.buffer.split_to(self.start).freeze();
+        self.block_bytes = bytes.len().min(REUSED_BYTES);
         self.moved(self.start);
         if self.buffer.capacity() > REUSED_BYTES && self.buffer.len() < REUSED_BYTES {
             self.buffer = BytesMut::from(&self.buffer[..]);

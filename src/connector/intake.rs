@@ -326,3 +326,130 @@ impl Event {
 pub fn now() -> Micros {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_micros() as Micros)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Limit = Limit { rows: 1000, bytes: 1 << 20 };
+    const PATIENCE: Duration = Duration::from_secs(3600);
+
+    fn opened(id: FileId) -> Event {
+        let identity = Identity { path: format!("file {id}").into(), device: 0, inode: id.into(), packed: false };
+        Event::Opened(id, Opened { identity, head: Vec::new(), header: None, offset: 0, rows: 0 })
+    }
+
+    fn bytes(id: FileId, bytes: &'static str, arrived: Micros) -> Event {
+        Event::Bytes(id, Bytes::from_static(bytes.as_bytes()), arrived)
+    }
+
+    fn ended(id: FileId, size: Option<u64>) -> Event {
+        Event::Ended(id, Ended { ending: Ending::Whole, size })
+    }
+
+    /// An intake to which all of that was said.
+    fn told(events: Vec<Event>) -> Intake {
+        let (done, told) = std::sync::mpsc::channel();
+        let intake = Intake::start(LineFormat::Ndjson, Fill::Early, 1000, move |sender| {
+            for event in events {
+                assert!(sender.blocking_send(event).is_ok());
+            }
+            done.send(()).unwrap();
+        });
+        told.recv().unwrap();
+        intake.unwrap()
+    }
+
+    async fn blocks(intake: &mut Intake, limit: Limit) -> Vec<(String, Vec<String>, Micros)> {
+        let mut blocks = Vec::new();
+        while let Polled::Rows(block) = intake.poll(limit, PATIENCE).await.unwrap() {
+            let rows = (0..block.rows.len()).map(|row| String::from_utf8_lossy(&block.rows.row(row)).into_owned());
+            blocks.push((block.origin.to_string(), rows.collect(), block.arrived));
+        }
+        blocks
+    }
+
+    fn block(file: &str, rows: &[&str], arrived: Micros) -> (String, Vec<String>, Micros) {
+        (file.into(), rows.iter().map(|row| row.to_string()).collect(), arrived)
+    }
+
+    #[tokio::test]
+    async fn a_block_takes_whatever_has_arrived_and_says_when_its_first_row_did() {
+        let events = vec![opened(0), bytes(0, "1\n2", 10), bytes(0, "2\n3\n", 20), ended(0, Some(7)), Event::Finished];
+        assert_eq!(blocks(&mut told(events), LIMIT).await, [block("file 0", &["1", "22", "3"], 10)]);
+
+        let events = vec![opened(0), bytes(0, "1\n2", 10), bytes(0, "2\n3\n", 20), ended(0, Some(7)), Event::Finished];
+        let limit = Limit { rows: 1, ..LIMIT };
+        let single = [block("file 0", &["1"], 10), block("file 0", &["22"], 20), block("file 0", &["3"], 20)];
+        assert_eq!(blocks(&mut told(events), limit).await, single);
+    }
+
+    #[tokio::test]
+    async fn a_block_of_a_source_that_ends_does_not_depend_on_how_fast_it_is_read() {
+        let (say, said) = std::sync::mpsc::channel();
+        let read = move |sender: Sender| said.into_iter().for_each(|event| drop(sender.blocking_send(event)));
+        let mut intake = Intake::start(LineFormat::Ndjson, Fill::Full, 1000, read).unwrap();
+        let limit = Limit { rows: 3, ..LIMIT };
+        say.send(opened(0)).unwrap();
+        say.send(bytes(0, "1\n2\n", 10)).unwrap();
+        while intake.progress().count() == 0 {
+            assert_eq!(intake.poll(limit, Duration::from_millis(1)).await.unwrap(), Polled::Idle);
+        }
+        assert_eq!(intake.poll(limit, Duration::from_millis(1)).await.unwrap(), Polled::Idle);
+        say.send(bytes(0, "3\n4\n", 20)).unwrap();
+        say.send(ended(0, Some(8))).unwrap();
+        say.send(Event::Finished).unwrap();
+        let expected = [block("file 0", &["1", "2", "3"], 10), block("file 0", &["4"], 20)];
+        assert_eq!(blocks(&mut intake, limit).await, expected);
+    }
+
+    #[tokio::test]
+    async fn rows_of_two_files_do_not_share_a_block_and_each_file_keeps_its_unfinished_row() {
+        let events = vec![
+            opened(0),
+            opened(1),
+            bytes(0, "1\n{", 10),
+            bytes(1, "2\n[", 20),
+            bytes(0, "}\n", 30),
+            bytes(1, "]\n", 40),
+            Event::Finished,
+        ];
+        let expected = [
+            block("file 0", &["1"], 10),
+            block("file 1", &["2"], 20),
+            block("file 0", &["{}"], 30),
+            block("file 1", &["[]"], 40),
+        ];
+        assert_eq!(blocks(&mut told(events), LIMIT).await, expected);
+    }
+
+    #[tokio::test]
+    async fn a_file_is_done_only_when_its_last_row_was_given() {
+        let mut intake = told(vec![opened(0), bytes(0, "1\n2\n\n", 10), ended(0, Some(5)), Event::Finished]);
+        let limit = Limit { rows: 1, ..LIMIT };
+        let mut progress = Vec::new();
+        while let Polled::Rows(_) = intake.poll(limit, PATIENCE).await.unwrap() {
+            progress.extend(intake.progress().map(|file| (file.offset, file.rows, file.done)));
+        }
+        progress.extend(intake.progress().map(|file| (file.offset, file.rows, file.done)));
+        assert_eq!(progress, [(2, 1, None), (4, 2, None), (5, 2, Some(5))]);
+    }
+
+    #[tokio::test]
+    async fn a_file_to_be_forgotten_is_known_until_its_last_row_was_given() {
+        let mut intake = told(vec![opened(0), bytes(0, "1\n2", 10), ended(0, None)]);
+        let limit = Limit { rows: 1, ..LIMIT };
+        assert!(matches!(intake.poll(limit, PATIENCE).await, Ok(Polled::Rows(_))));
+        assert_eq!(intake.progress().count(), 1);
+        assert!(matches!(intake.poll(limit, PATIENCE).await, Ok(Polled::Rows(_))));
+        assert_eq!(intake.progress().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn rows_that_came_before_a_failure_are_given_first() {
+        let failure = Error::io("read", "file 0".as_ref())(io::ErrorKind::Other.into());
+        let mut intake = told(vec![opened(0), bytes(0, "1\n", 10), Event::Failed(failure)]);
+        assert!(matches!(intake.poll(LIMIT, PATIENCE).await, Ok(Polled::Rows(_))));
+        assert!(intake.poll(LIMIT, PATIENCE).await.is_err());
+    }
+}

@@ -153,3 +153,29 @@ impl Error {
         move |source| Error::Io { action, path: path.clone(), source }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::LineFormat;
+
+    #[tokio::test]
+    async fn rows_go_from_the_source_of_a_pipeline_to_its_sink() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("in.ndjson"), dir.path().join("out-{partition}.ndjson"));
+        std::fs::write(&from, "1\n2\n").unwrap();
+        let input = Input::File { path: from, compression: None, follow: false };
+        let format = LineFormat::Ndjson;
+        let mut source = source(&config::Source { input, format, null: None, max_row_bytes: 1000 }, 0, 1);
+        let mut sink = sink(&config::Sink { output: Output::File { path: to }, format }, 3, false);
+        source.resume(None).await.unwrap();
+        sink.resume(None, Bytes::new()).await.unwrap();
+        sink.flush().await.unwrap();
+        let limit = Limit { rows: 10, bytes: 1000 };
+        while let Polled::Rows(block) = source.poll(limit, Duration::from_secs(3600)).await.unwrap() {
+            sink.write(block.rows.bytes).await.unwrap();
+        }
+        sink.flush().await.unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join("out-3.ndjson")).unwrap(), "1\n2\n");
+    }
+}

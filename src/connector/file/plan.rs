@@ -153,3 +153,107 @@ impl Start {
         Self { file, offset: entry.offset, rows: entry.rows, former: Some(entry) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::position::{Done, Head};
+    use super::*;
+
+    fn seen(inode: u64, content: u8, size: u64) -> Seen {
+        Seen {
+            path: format!("{inode}").into(),
+            compression: Compression::None,
+            device: 1,
+            inode,
+            size,
+            head: vec![content; size as usize],
+            mine: true,
+        }
+    }
+
+    fn entry(inode: u64, content: u8, offset: u64, done: bool) -> Entry {
+        Entry {
+            path: inode.to_string(),
+            device: 1,
+            inode,
+            head: Head::of(&vec![content; offset as usize]),
+            offset,
+            rows: offset,
+            done: done.then_some(Done { size: offset, torn: false }),
+        }
+    }
+
+    fn files() -> impl Strategy<Value = Vec<Seen>> {
+        proptest::collection::btree_map(0..6_u64, (0..2_u8, 0..6_u64), 0..6)
+            .prop_map(|files| files.into_iter().map(|(inode, (content, size))| seen(inode, content, size)).collect())
+    }
+
+    fn entries() -> impl Strategy<Value = Vec<Entry>> {
+        proptest::collection::btree_map(0..6_u64, (0..2_u8, 0..6_u64, any::<bool>()), 0..6).prop_map(|entries| {
+            let entries = entries.into_iter();
+            entries.map(|(inode, (content, offset, done))| entry(inode, content, offset, done)).collect()
+        })
+    }
+
+    /// Whether reading from `start` on gives exactly what was not given before.
+    fn is_honest(start: &Start, former: &[Entry]) -> bool {
+        match former.iter().find(|entry| is_same(entry, &start.file)) {
+            Some(entry) if entry.offset <= start.file.size => (start.offset, start.rows) == (entry.offset, entry.rows),
+            _ => start.offset == 0,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn reading_once_accounts_for_every_file_and_every_former_entry(files in files(), former in entries()) {
+            let Ok(plan) = once(files.clone(), former.clone()) else {
+                let fits = |entry: &Entry| match files.iter().find(|file| file.inode == entry.inode) {
+                    Some(file) => is_rest_of(entry, file),
+                    None => entry.done.is_some(),
+                };
+                prop_assert!(!former.iter().all(fits), "refused without a reason");
+                return Ok(());
+            };
+            prop_assert!(plan.missing.is_empty());
+            prop_assert!(plan.starts.iter().all(|start| is_honest(start, &former)));
+            for file in &files {
+                let started = plan.starts.iter().filter(|start| start.file == *file).count();
+                let kept = plan.kept.iter().filter(|entry| entry.inode == file.inode).count();
+                prop_assert_eq!(started + kept, 1);
+            }
+            for entry in &former {
+                let kept = plan.kept.iter().chain(plan.starts.iter().filter_map(|start| start.former.as_ref()));
+                prop_assert_eq!(kept.filter(|kept| *kept == entry).count(), 1);
+            }
+        }
+
+        #[test]
+        fn following_reads_every_file_and_looks_for_what_is_not_there(files in files(), former in entries()) {
+            let plan = follow(files.clone(), former.clone());
+            prop_assert!(plan.starts.iter().all(|start| is_honest(start, &former)));
+            let started: Vec<Seen> = plan.starts.iter().map(|start| start.file.clone()).collect();
+            prop_assert_eq!(started, files);
+            for entry in former.iter().filter(|entry| entry.done.is_none()) {
+                let known = plan.entries().flatten();
+                prop_assert_eq!(known.filter(|known| *known == entry).count(), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_inode_on_another_device_is_another_file() {
+        let mut other = seen(1, 0, 5);
+        (other.device, other.path) = (2, "elsewhere".into());
+        let plan = once(vec![seen(1, 0, 5), other.clone()], vec![entry(1, 0, 5, true)]).unwrap();
+        assert_eq!(plan.starts, [Start::new(other)]);
+    }
+
+    #[test]
+    fn a_file_is_recognised_though_its_device_has_another_number_since_the_machine_started() {
+        let mut file = seen(1, 0, 5);
+        file.device = 7;
+        assert!(once(vec![file], vec![entry(1, 0, 5, true)]).unwrap().starts.is_empty());
+    }
+}

@@ -138,7 +138,7 @@ fn pieces(text: &[u8], cuts: Vec<prop::sample::Index>) -> Vec<&[u8]> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn rows_and_offsets_are_the_same_however_the_stream_is_cut(
