@@ -163,6 +163,9 @@ pub trait Bus: Log {
     /// declared now; one with another number of partitions is [`Error::PartitionsDiffer`].
     async fn declare(&self, topics: &[TopicSpec]) -> Result<()>;
 
+    /// Makes sure that the groups exist, so that what they have to read is kept for them, also before they first join.
+    async fn enroll(&self, groups: &[Group]) -> Result<()>;
+
     /// Joins a stage's consumer group. Whoever joins last gets the tasks, and the leases that others held are fenced,
     /// unless the bus shares tasks out among members.
     async fn join(&self, group: Group) -> Result<Box<dyn Member>>;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::bus::{Positions, Topic};
+use crate::bus::{Positions, Topic, TopicPartition};
 use crate::fidelity::Counts;
 
 /// The version of the shape below. A checkpoint of another version is refused.
@@ -39,6 +39,19 @@ pub enum Error {
     Version {
         /// What it says.
         found: u32,
+    },
+    /// The bus would go on from somewhere else.
+    #[error(
+        "the checkpoint goes on from offset {expected} of {partition}, and the bus from {found}: one of them is not \
+             of this pipeline's last commit"
+    )]
+    Positions {
+        /// Of which input.
+        partition: TopicPartition,
+        /// Where the checkpoint goes on.
+        expected: u64,
+        /// Where the bus does.
+        found: u64,
     },
 }
 
@@ -75,6 +88,18 @@ impl Checkpoint {
             sink: self.sink.clone(),
         };
         serde_json::to_vec(&written).map(Bytes::from).unwrap_or_default()
+    }
+
+    /// Whether the bus would go on from where the checkpoint was written, for each of the partitions that it still gives.
+    pub fn agrees_with(&self, positions: &Positions) -> Result<(), Error> {
+        for (partition, expected) in &self.positions {
+            if let Some(found) = positions.get(partition)
+                && found != expected
+            {
+                return Err(Error::Positions { partition: partition.clone(), expected: *expected, found: *found });
+            }
+        }
+        Ok(())
     }
 
     /// The checkpoint in a record's value.

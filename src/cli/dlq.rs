@@ -17,14 +17,14 @@ const READ: Limit = Limit { rows: 1 << 12, bytes: 8 << 20 };
 /// How much of a dead letter's value a line shows, in characters.
 const SHOWN: usize = 80;
 
-/// Dead letters: rows that a stage could not process.
+/// Look at dead letters: rows that a stage could not process
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Lists the dead letters of a pipeline's stages. Works beside a running worker.
+    /// List the dead letters of a pipeline's stages, also beside a running worker
     List(ListArgs),
 }
 
-/// Lists the dead letters of a pipeline's stages.
+/// List the dead letters of a pipeline's stages, also beside a running worker
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_STATUS)]
 pub(super) struct ListArgs {

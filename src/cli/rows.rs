@@ -2,23 +2,24 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::bus::{Message, Record};
 use crate::codec;
 use crate::failure::DeadLetter;
 
-/// The rows of a message, a JSON value each. A payload of no known format is its text, or an object with its bytes in
-/// base64 where it is not text.
-pub fn rows(message: &Message) -> Vec<Value> {
+/// The rows of a message, each as the text of a JSON value, columns in the order of the schema. A payload of no known
+/// format is its text, or an object with its bytes in base64 where it is not text.
+pub(super) fn rows(message: &Message) -> Vec<String> {
     match DeadLetter::from_message(message) {
-        Some(letter) => vec![dead_letter(&letter, message)],
+        Some(letter) => vec![dead_letter(&letter, message).to_string()],
         None => payload(&message.record),
     }
 }
 
 /// A dead letter as one JSON object.
-pub fn dead_letter(letter: &DeadLetter, message: &Message) -> Value {
+pub(super) fn dead_letter(letter: &DeadLetter, message: &Message) -> Value {
     let rows = payload(&letter.original);
     json!({
         "stage": letter.stage,
@@ -31,26 +32,31 @@ pub fn dead_letter(letter: &DeadLetter, message: &Message) -> Value {
         "offset": message.offset,
         "key": letter.original.key.as_deref().map(text_or_base64),
         "value": match rows.as_slice() {
-            [only] => only.clone(),
-            _ => Value::Array(rows),
+            [only] => parsed(only),
+            rows => rows.iter().map(|row| parsed(row)).collect(),
         },
     })
 }
 
-fn payload(record: &Record) -> Vec<Value> {
+fn parsed(row: &String) -> Value {
+    serde_json::from_str(row).unwrap_or_else(|_| Value::from(row.as_str()))
+}
+
+fn payload(record: &Record) -> Vec<String> {
     let content_type = record.header("content-type").map(|value| value.as_ref()).unwrap_or_default();
     if content_type == codec::arrow::CONTENT_TYPE.as_bytes()
         && let Ok(batch) = codec::arrow::decode(record.value.clone())
-        && let Ok(rows) = codec::json::rows_to_values(&batch)
+        && let Ok(rows) = codec::json::rows_to_text(&batch)
     {
-        return rows;
+        return rows.iter().map(|row| String::from_utf8_lossy(row).into_owned()).collect();
     }
     if content_type.ends_with(b"json")
-        && let Ok(value) = serde_json::from_slice(&record.value)
+        && let Ok(text) = std::str::from_utf8(&record.value)
+        && serde_json::from_str::<IgnoredAny>(text).is_ok()
     {
-        return vec![value];
+        return vec![text.to_owned()];
     }
-    vec![text_or_base64(&record.value)]
+    vec![text_or_base64(&record.value).to_string()]
 }
 
 fn text_or_base64(bytes: &[u8]) -> Value {

@@ -16,7 +16,9 @@ use crate::stage::{Options, Stop, Summary, Worker};
 use crate::telemetry::{Registry, http, logs};
 use crate::topology::{Topology, Work};
 
-/// Runs a pipeline's stages. Every run goes on from where the last one on the same data directory left off, however that ended. A run whose
+/// Run a pipeline until its input has ended, or a signal ends it
+///
+/// Every run goes on from where the last one on the same data directory left off, however that ended. A run whose
 /// sources are all bounded ends by itself once everything has drained. SIGTERM and SIGINT end it as well: sources take
 /// in no more, and what is in the pipeline flows out of it.
 #[derive(Debug, clap::Args)]

@@ -15,9 +15,9 @@ const READ: Limit = Limit { rows: 1 << 14, bytes: 8 << 20 };
 /// How long a follower waits for a message in one partition before it looks at the next.
 const WAIT: Duration = Duration::from_millis(50);
 
-/// Prints the rows of a topic as NDJSON, from the oldest one kept, whatever format they have on the bus.
+/// Print the rows of a topic as NDJSON, whatever format they have on the bus
 ///
-/// Works beside a running worker. Only committed rows are shown.
+/// From the oldest row that is kept, partition by partition. Works beside a running worker. Only committed rows are shown.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_STATUS)]
 pub(super) struct Args {
@@ -90,13 +90,9 @@ async fn tail(args: &Args, dir: PathBuf) -> Result<(), Error> {
                     match args.meta {
                         true => writeln!(
                             out,
-                            "{}",
-                            json!({
-                                "partition": number,
-                                "offset": message.offset,
-                                "key": message.record.key.as_deref().map(String::from_utf8_lossy),
-                                "row": row,
-                            })
+                            r#"{{"partition":{number},"offset":{},"key":{},"row":{row}}}"#,
+                            message.offset,
+                            json!(message.record.key.as_deref().map(String::from_utf8_lossy)),
                         )?,
                         false => writeln!(out, "{row}")?,
                     }

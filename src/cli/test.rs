@@ -7,7 +7,9 @@ use std::sync::Arc;
 use crate::cli::{FAILED, pipeline};
 use crate::testing::{self, Outcome};
 
-/// Runs a pipeline's own [[tests]], on a bus in memory: nothing is read from its sources or written by its sinks.
+/// Run the tests that a pipeline carries
+///
+/// They run on a bus in memory: nothing is read from the pipeline's sources, and nothing is written by its sinks.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_STATUS)]
 pub(super) struct Args {

@@ -32,6 +32,17 @@ pub(super) enum Polled {
     Finished,
 }
 
+impl Polled {
+    /// The number of rows, as whoever published or read them counted.
+    pub fn rows(&self) -> u64 {
+        match self {
+            Polled::Block(block) => block.rows.len() as u64,
+            Polled::Messages(messages) => messages.iter().map(|message| u64::from(message.record.rows)).sum(),
+            Polled::Idle | Polled::Finished => 0,
+        }
+    }
+}
+
 /// What decoding gave.
 #[derive(Default)]
 pub(super) struct Arrived {

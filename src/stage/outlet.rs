@@ -37,7 +37,7 @@ pub(super) struct Encoded {
     pub dead_letters: Vec<Outgoing>,
     /// For its sink.
     pub text: BytesMut,
-    /// What was done, in numbers.
+    /// What was done, in numbers; how many rows came in is for whoever polled them to say.
     pub counts: Counts,
     /// When the oldest of the rows arrived in the pipeline.
     pub since: Micros,
@@ -102,7 +102,7 @@ impl Outlet {
         let mut encoded = Encoded { since, ..Encoded::default() };
         for letter in dead_letters {
             let rows = u64::from(letter.original.rows);
-            encoded.counts += Counts { rows_in: rows, dead_lettered: rows, ..Counts::default() };
+            encoded.counts += Counts { dead_lettered: rows, ..Counts::default() };
             encoded.dead_letters.push(self.dead_letter(letter));
         }
         for mut part in processed {

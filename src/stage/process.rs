@@ -95,7 +95,7 @@ impl Processed {
         }
     }
 
-    /// What became of the rows, in numbers.
+    /// What became of the rows, in numbers; how many came in is not counted here.
     pub fn counts(&self) -> Counts {
         let rows_out = self.results.num_rows() as u64;
         let with_results = match &self.lineage {
@@ -105,7 +105,7 @@ impl Processed {
         let decoded = self.rows.batch.num_rows() as u64;
         let dead_lettered = self.rejects.len() as u64;
         Counts {
-            rows_in: decoded,
+            rows_in: 0,
             rows_out,
             filtered: decoded.saturating_sub(with_results + dead_lettered),
             expanded: rows_out.saturating_sub(with_results),

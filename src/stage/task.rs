@@ -70,9 +70,10 @@ impl Task {
     pub async fn run(mut self) -> Result<(), Error> {
         self.resume().await?;
         while let Some(polled) = self.poll().await? {
-            let positions = positions(&polled);
+            let (rows_in, positions) = (polled.rows(), positions(&polled));
             let arrived = self.inlet.decode(polled)?;
-            let encoded = self.process_and_encode(arrived)?;
+            let mut encoded = self.process_and_encode(arrived)?;
+            encoded.counts.rows_in = rows_in;
             self.commit(encoded, positions).await?;
         }
         Ok(())
@@ -83,6 +84,7 @@ impl Task {
         let resume = self.lease.resume().await?;
         if let Some(checkpoint) = &resume.checkpoint {
             self.committed = Checkpoint::decode(checkpoint)?;
+            self.committed.agrees_with(&resume.positions)?;
         }
         self.committed.positions = resume.positions;
         self.inlet.resume(self.committed.source.clone()).await?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::bus::{self, Bus, Log};
+use crate::bus::{self, Bus, Group, Log};
 use crate::fidelity::{self, Account};
 use crate::stage::plan::Plan;
 use crate::stage::running::RunningStage;
@@ -125,6 +125,8 @@ impl Worker {
         for stage in &topology.stages {
             bus.declare(&stage.topics).await?;
         }
+        let groups: Vec<Group> = topology.stages.iter().map(|stage| stage.group()).collect();
+        bus.enroll(&groups).await?;
         let (phase, listen) = watch::channel(Phase::Running);
         let meters = Arc::new(Meters::default());
         let mut ended: HashMap<Arc<str>, watch::Receiver<bool>> = HashMap::new();

@@ -11,9 +11,11 @@ use serde_json::Value;
 
 use crate::bus::memory::Memory;
 use crate::bus::{self, Bus as _, Change, Channel, Commit, Group, Limit, Log, Topic};
+use crate::checkpoint::Checkpoint;
 use crate::codec::{self, Decoder as _, RawRows, json};
 use crate::config::{Row, Test};
 use crate::failure::DeadLetter;
+use crate::fidelity::Counts;
 use crate::stage::{self, Options, Worker};
 use crate::telemetry::Registry;
 use crate::topology::{Stage, Topology};
@@ -121,8 +123,11 @@ async fn publish(bus: &Memory, stage: &Stage, rows: &[Row]) -> Result<(), Error>
     bus.declare(&stage.topics).await?;
     let group = Group { inputs: Vec::new(), ..stage.group() };
     let Change::Given(mut lease) = bus.join(group).await?.changed().await? else { return Ok(()) };
-    let results = stage::results_of(stage, batch, bus.max_record_bytes())?;
-    lease.commit(Commit { results, ..Commit::default() }).await?;
+    let results = stage::results_of(stage, batch.clone(), bus.max_record_bytes())?;
+    let rows = batch.num_rows() as u64;
+    let counts = Counts { rows_in: rows, rows_out: rows, ..Counts::default() };
+    let checkpoint = Checkpoint { counts, ..Checkpoint::default() }.encode();
+    lease.commit(Commit { results, checkpoint, ..Commit::default() }).await?;
     Ok(())
 }
 

@@ -8,5 +8,6 @@ mod bus;
 mod check;
 mod embedded;
 mod kill;
+mod pipeline_tests;
 mod run;
 mod support;

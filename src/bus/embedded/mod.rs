@@ -238,6 +238,14 @@ impl Bus for Embedded {
         self.ask(|reply| Request::Declare(topics.to_vec(), reply)).await
     }
 
+    async fn enroll(&self, groups: &[Group]) -> Result<()> {
+        let known = self.groups();
+        for group in groups.iter().filter(|group| !known.contains(group)) {
+            self.ask(|reply| Request::Join(group.clone(), reply)).await?;
+        }
+        Ok(())
+    }
+
     async fn join(&self, group: Group) -> Result<Box<dyn Member>> {
         let epoch = self.ask(|reply| Request::Join(group.clone(), reply)).await?;
         let group = Arc::new(group);
