@@ -76,7 +76,7 @@ impl Task {
             encoded.counts.rows_in = rows_in;
             self.commit(encoded, positions).await?;
         }
-        Ok(())
+        self.finish().await
     }
 
     /// Goes to where the last commit left everything: input, sink and counts.
@@ -95,6 +95,14 @@ impl Task {
             self.write(Encoded::default(), Positions::new()).await?;
         }
         Ok(())
+    }
+
+    /// Gives a sink the chance to write what its output has even without rows, such as the header line of a CSV.
+    async fn finish(&mut self) -> Result<(), Error> {
+        match self.outlet.is_sink() {
+            true => self.write(Encoded::default(), Positions::new()).await,
+            false => Ok(()),
+        }
     }
 
     /// What is next; `None` once nothing comes any more.

@@ -138,6 +138,17 @@ fn standard_input_goes_to_standard_output() {
 }
 
 #[test]
+fn a_csv_without_rows_has_its_header_line() {
+    let scratch = Scratch::with(&CHAIN.replace("out.ndjson", "out.csv"));
+    scratch.write("in.ndjson", "{\"n\":2}\n");
+    scratch.run().assert_balanced();
+    assert_eq!(scratch.read("out.csv"), "n,square\n");
+    scratch.write("in.ndjson", "{\"n\":2}\n{\"n\":3}\n");
+    scratch.run().assert_balanced();
+    assert_eq!(scratch.read("out.csv"), "n,square\n3,9\n");
+}
+
+#[test]
 fn a_worker_that_follows_a_file_drains_and_ends_well_on_sigterm() {
     let pipeline = CHAIN.replace("in.ndjson\" }", "in.ndjson\", follow = true }");
     let scratch = Scratch::with(&pipeline);
