@@ -75,7 +75,7 @@ struct VersionOnly {
 
 impl Checkpoint {
     /// The record's value.
-    pub fn encode(&self) -> Bytes {
+    pub fn encode(&self) -> Result<Bytes, Error> {
         let written = Written {
             version: VERSION,
             counts: self.counts,
@@ -87,7 +87,7 @@ impl Checkpoint {
             source: self.source.clone(),
             sink: self.sink.clone(),
         };
-        serde_json::to_vec(&written).map(Bytes::from).unwrap_or_default()
+        serde_json::to_vec(&written).map(Bytes::from).map_err(|error| Error::Damaged(error.to_string()))
     }
 
     /// Whether the bus would go on from where the checkpoint was written, for each of the partitions that it still gives.
@@ -137,7 +137,7 @@ mod tests {
             sink: None,
         };
         let written = r#"{"version":1,"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"events":2},"positions":[["a.b.c.results",1,17]],"source":{"bytes":9}}"#;
-        assert_eq!(checkpoint.encode(), written.as_bytes());
+        assert_eq!(checkpoint.encode().unwrap(), written.as_bytes());
         assert_eq!(Checkpoint::decode(written.as_bytes()).unwrap(), checkpoint);
     }
 

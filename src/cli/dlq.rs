@@ -14,8 +14,8 @@ use crate::topology::Topology;
 
 /// How much is read at once.
 const READ: Limit = Limit { rows: 1 << 12, bytes: 8 << 20 };
-/// How much of a dead letter's value a line shows, in characters.
-const SHOWN: usize = 80;
+/// How much of a dead letter's message and of its value a line shows, in characters each.
+const SHOWN: usize = 120;
 
 /// Look at dead letters: rows that a stage could not process
 #[derive(Debug, clap::Subcommand)]
@@ -68,7 +68,7 @@ fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 async fn list(log: &dyn Log, topology: &Topology, args: &ListArgs) -> Result<(), Box<dyn std::error::Error>> {
-    let mut out = io::stdout().lock();
+    let mut out = io::BufWriter::new(io::stdout().lock());
     for stage in &topology.stages {
         if args.stage.as_deref().is_some_and(|name| *name != *stage.name) {
             continue;
@@ -105,9 +105,15 @@ fn line(letter: &DeadLetter, value: Option<&Value>) -> String {
         Some(value) => value.to_string(),
         None => String::new(),
     };
-    let mut shown: String = value.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if shown.len() < value.len() {
+    let (stage, class, origin) = (&letter.stage, letter.class.as_str(), &letter.origin);
+    format!("{stage}  {class}  {origin}  {}  {}", plain(&letter.message), plain(&value))
+}
+
+/// The start of a text, without anything that a terminal would act on.
+fn plain(text: &str) -> String {
+    let mut shown: String = text.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if shown.len() < text.len() {
         shown.push('…');
     }
-    format!("{}  {}  {}  {}  {shown}", letter.stage, letter.class.as_str(), letter.origin, letter.message)
+    shown
 }

@@ -72,7 +72,12 @@ impl Cli {
 
 fn block_on(command: impl Future<Output = ExitCode>) -> ExitCode {
     match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime.block_on(command),
+        Ok(runtime) => {
+            let code = runtime.block_on(command);
+            // A thread that is stuck in a read of standard input, or a write to a reader that does not read, is left.
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => exit::failed(&error),
     }
 }

@@ -99,7 +99,6 @@ async fn run_pipeline(args: &Args, pipeline: &Pipeline, topology: Topology) -> R
         keep_running: args.keep_running,
         drain: Duration::from_secs(args.drain_seconds),
         dir: pipeline.dir.clone(),
-        durable_sinks: pipeline.bus.sync() == config::Sync::Commit,
     };
     let worker = Worker::start(bus, topology.clone(), registry.clone(), options).await?;
     ready.store(true, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::bus::{Channel, Limit, Log, Topic, embedded};
+use crate::bus::{self, Channel, Extent, Limit, Log, Topic, embedded};
 use crate::cli::{exit, pipeline, rows};
 
 /// How much is read at once.
@@ -60,7 +60,7 @@ pub(super) async fn run(args: Args) -> ExitCode {
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
-    Bus(#[from] crate::bus::Error),
+    Bus(#[from] bus::Error),
     #[error("standard output: {0}")]
     Output(#[from] io::Error),
     #[error("there is no topic or stage {name} in {}; there are: {known}", .dir.display())]
@@ -72,18 +72,31 @@ enum Error {
 async fn tail(args: &Args, dir: PathBuf) -> Result<(), Error> {
     let log = embedded::Reader::open(&dir)?;
     let topic = find(&args.name, log.topics().await?, dir)?;
-    let mut next: Vec<u64> = Vec::new();
-    for extent in log.extents(&topic).await? {
-        let first = args.last.map_or(0, |last| extent.end.saturating_sub(last));
-        next.push(first.max(extent.start));
-    }
-    let mut out = io::stdout().lock();
+    let extents = log.extents(&topic).await?;
+    let first = |extent: &Extent| args.last.map_or(0, |last| extent.end.saturating_sub(last)).max(extent.start);
+    let mut next: Vec<u64> = extents.iter().map(first).collect();
+    let mut out = io::BufWriter::new(io::stdout().lock());
     loop {
         let mut idle = true;
-        for (number, next) in (0..).zip(next.iter_mut()) {
+        for ((number, next), extent) in (0..).zip(next.iter_mut()).zip(&extents) {
+            // What comes while others are printed is for the next time, or this would not end beside a busy writer.
+            if !args.follow && *next >= extent.end {
+                continue;
+            }
             let wait = if args.follow { WAIT } else { Duration::ZERO };
-            let messages = log.read(&topic.partition(number), *next, READ, wait).await?;
-            for message in &messages {
+            let messages = match log.read(&topic.partition(number), *next, READ, wait).await {
+                Err(bus::Error::OutOfRange { extent, .. }) if *next < extent.start => {
+                    eprintln!(
+                        "fidelio: retention has deleted messages {next} up to {} of partition {number}",
+                        extent.start
+                    );
+                    *next = extent.start;
+                    idle = false;
+                    continue;
+                }
+                messages => messages?,
+            };
+            for message in messages.iter().filter(|message| args.follow || message.offset < extent.end) {
                 *next = message.offset + 1;
                 idle = false;
                 for row in rows::rows(message) {

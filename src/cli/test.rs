@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::cli::{FAILED, pipeline};
+use crate::cli::{FAILED, exit, pipeline};
 use crate::testing::{self, Outcome};
 
 /// Run the tests that a pipeline carries
@@ -45,6 +45,11 @@ pub(super) async fn run(args: Args) -> ExitCode {
                 println!("FAILED  {name}\n        {error}\n");
             }
         }
+    }
+    if passed + failed == 0
+        && let Some(filter) = &args.filter
+    {
+        return exit::usage(&format!("no test of the pipeline has `{filter}` in its name"));
     }
     println!("{passed} passed, {failed} failed");
     if failed > 0 { ExitCode::from(FAILED) } else { ExitCode::SUCCESS }

@@ -39,11 +39,10 @@ pub fn source(spec: &config::Source, task: u32, tasks: u32) -> Box<dyn Source> {
     }
 }
 
-/// The sink that the pipeline asks for, as task number `task` writes to it. If not `durable`, a flush does not wait for
-/// the disk: a crash of the process loses nothing, one of the machine may.
-pub fn sink(spec: &config::Sink, task: u32, durable: bool) -> Box<dyn Sink> {
+/// The sink that the pipeline asks for, as task number `task` writes to it.
+pub fn sink(spec: &config::Sink, task: u32) -> Box<dyn Sink> {
     match &spec.output {
-        Output::File { path } => Box::new(FileSink::new(path, task, durable)),
+        Output::File { path } => Box::new(FileSink::new(path, task)),
         Output::Stdout => Box::new(StdoutSink::new(io::stdout())),
     }
 }
@@ -167,7 +166,7 @@ mod tests {
         let input = Input::File { path: from, compression: None, follow: false };
         let format = LineFormat::Ndjson;
         let mut source = source(&config::Source { input, format, null: None, max_row_bytes: 1000 }, 0, 1);
-        let mut sink = sink(&config::Sink { output: Output::File { path: to }, format }, 3, false);
+        let mut sink = sink(&config::Sink { output: Output::File { path: to }, format }, 3);
         source.resume(None).await.unwrap();
         sink.resume(None, Bytes::new()).await.unwrap();
         sink.flush().await.unwrap();

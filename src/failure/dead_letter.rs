@@ -22,6 +22,9 @@ const ROW: &str = "fidelio-dlq-origin-row";
 const ATTEMPTS: &str = "fidelio-dlq-attempts";
 const FULL_BYTES: &str = "fidelio-dlq-full-bytes";
 
+/// The longest message that is kept, in bytes.
+const MESSAGE_BYTES: usize = 1024;
+
 /// Where a row came from: the same on every run, so that whatever is made of the row can be recognised by it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Origin {
@@ -63,7 +66,7 @@ pub struct DeadLetter {
 
 impl DeadLetter {
     /// The record for the dead letter topic. A value that is longer than `limit` bytes is cut there, and a header then
-    /// tells its full length.
+    /// tells its full length; a message is cut at 1 KiB.
     pub fn into_record(self, limit: usize) -> Record {
         let mut record = self.original;
         let mut add = |name: &str, value: String| {
@@ -71,7 +74,7 @@ impl DeadLetter {
         };
         add(STAGE, self.stage.to_string());
         add(CLASS, self.class.as_str().to_owned());
-        add(MESSAGE, self.message);
+        add(MESSAGE, short(self.message));
         add(ORIGIN, self.origin.name.to_string());
         if let Some(partition) = self.origin.partition {
             add(PARTITION, partition.to_string());
@@ -109,6 +112,15 @@ impl DeadLetter {
             original,
         })
     }
+}
+
+/// The start of a message that quotes a whole value.
+fn short(mut message: String) -> String {
+    if message.len() > MESSAGE_BYTES {
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
+        message.push('…');
+    }
+    message
 }
 
 #[cfg(test)]

@@ -149,7 +149,14 @@ impl SourceInlet {
         let name = relative_name(&block.origin, &self.dir);
         let since = block.arrived;
         let decodable = without(&block.rows, &block.rejects);
-        let decoded = self.decoder(&block.header)?.decode(&decodable.rows);
+        let decoded = match self.decoder(&block.header) {
+            Ok(decoder) => decoder.decode(&decodable.rows),
+            // The header line is a part of the input like any other: rows under one that makes no sense make none either.
+            Err(TaskError::Csv(error @ (csv::Error::Header { .. } | csv::Error::Duplicate { .. }))) => {
+                none_of(&decodable.rows, &self.schema, &error)
+            }
+            Err(error) => return Err(error),
+        };
         let (kept, rejects) = decodable.restore(decoded.kept, decoded.rejects, block.rejects.clone());
         let dead_letters = rejects.into_iter().map(|reject| dead_row(&self.stage, &block, &name, reject)).collect();
         let origins = Origins::Block { block: Arc::new(block), name, kept };
@@ -173,6 +180,16 @@ fn line_decoder(spec: &config::Source, schema: &SchemaRef, header: &[u8]) -> Res
         config::LineFormat::Ndjson => Box::new(json::Decoder::new(schema.clone())?),
         config::LineFormat::Csv => Box::new(csv::Decoder::new(schema.clone(), header, spec.null.as_deref())?),
     })
+}
+
+/// What decoding gives where nothing can be decoded.
+fn none_of(rows: &RawRows, schema: &SchemaRef, error: &csv::Error) -> Decoded {
+    let reject = |row| Reject { row, class: Class::Decode, message: error.to_string() };
+    Decoded {
+        batch: RecordBatch::new_empty(schema.clone()),
+        kept: Some(Vec::new()),
+        rejects: (0..rows.len()).map(reject).collect(),
+    }
 }
 
 /// The rows of a block that can be decoded, and their numbers in the block where they are not all of them.

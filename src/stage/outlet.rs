@@ -1,13 +1,13 @@
 //! The far side of a task: what became of a batch, encoded for the topics it goes to, or as the text of a sink.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ::arrow::array::UInt32Array;
 use ::arrow::record_batch::RecordBatch;
 use bytes::{Bytes, BytesMut};
 use serde_json::Value;
 
-use crate::bus::{Channel, Header, Micros, Outgoing, Record, Topic};
+use crate::bus::{Channel, Header, Micros, Outgoing, Record, Topic, TopicPartition};
 use crate::codec::{
     self, Encoder,
     cloudevents::{self, Event},
@@ -15,7 +15,7 @@ use crate::codec::{
 };
 use crate::config::Format;
 use crate::connector::{self, Sink};
-use crate::failure::DeadLetter;
+use crate::failure::{Class, DeadLetter, Reject};
 use crate::fidelity::Counts;
 use crate::stage::TaskError;
 use crate::stage::keys::{self, Keys};
@@ -105,16 +105,117 @@ impl Outlet {
             encoded.counts += Counts { dead_lettered: rows, ..Counts::default() };
             encoded.dead_letters.push(self.dead_letter(letter));
         }
-        for mut part in processed {
-            self.encode_results(&mut part, &mut encoded)?;
-            self.encode_events(&part, &mut encoded)?;
-            encoded.counts += part.counts();
-            for reject in std::mem::take(&mut part.rejects) {
-                let letter = part.rows.origins.dead_letter(&self.stage, &part.rows.batch, reject);
-                encoded.dead_letters.push(self.dead_letter(letter));
-            }
+        for part in processed {
+            self.encode_part(part, &mut encoded)?;
         }
         Ok(encoded)
+    }
+
+    fn encode_part(&mut self, mut part: Processed, encoded: &mut Encoded) -> Result<(), TaskError> {
+        let mut made = self.records(&part, encoded.since)?;
+        let too_large = self.too_large(&made);
+        if !too_large.is_empty() {
+            part = part.without(too_large)?;
+            made = self.records(&part, encoded.since)?;
+        }
+        if let To::Sink { encoder, .. } = &mut self.to {
+            encoder.encode(&part.results, &mut encoded.text)?;
+        }
+        encoded.results.extend(made.results.into_iter().map(|made| made.outgoing));
+        encoded.events.extend(made.events.into_iter().map(|made| made.outgoing));
+        encoded.counts += part.counts();
+        for reject in std::mem::take(&mut part.rejects) {
+            let letter = part.rows.origins.dead_letter(&self.stage, &part.rows.batch, reject);
+            encoded.dead_letters.push(self.dead_letter(letter));
+        }
+        Ok(())
+    }
+
+    /// The records of results and events.
+    fn records(&self, part: &Processed, arrived: Micros) -> Result<Records, TaskError> {
+        Ok(Records { results: self.results(part, arrived)?, events: self.events(part, arrived)? })
+    }
+
+    fn results(&self, part: &Processed, arrived: Micros) -> Result<Vec<Made>, TaskError> {
+        let To::Results { topic, partitions, key, format } = &self.to else { return Ok(Vec::new()) };
+        if part.results.num_rows() == 0 {
+            return Ok(Vec::new());
+        }
+        let ordinals = ordinals(part.results.num_rows(), |result| part.origin(result));
+        let mut made = Vec::new();
+        for (number, rows, batch) in keys::split(&part.results, key, *partitions, self.task)? {
+            let to = topic.partition(number);
+            match format {
+                Format::Arrow => {
+                    let origin = part.origin(rows.as_ref().map_or(0, |rows| rows.value(0) as usize));
+                    let records = arrow_records(batch, self.max_record_bytes, self.task, arrived)?;
+                    made.extend(records.into_iter().map(|record| Made::new(origin, &to, record)));
+                }
+                Format::Json => {
+                    let mut keys = Keys::new(&batch, key)?;
+                    for (row, value) in json::rows_to_text(&batch)?.into_iter().enumerate() {
+                        let result = rows.as_ref().map_or(row, |rows| rows.value(row) as usize);
+                        let origin = part.origin(result);
+                        let ordinal = ordinals.get(result).copied().unwrap_or(0);
+                        let id = format!("{}/results/{ordinal}", part.rows.origins.origin(origin));
+                        let key = if key.is_empty() { None } else { Some(Bytes::copy_from_slice(keys.key(row)?)) };
+                        let headers = self.json_headers(id);
+                        let record = Record { key, value, headers, rows: 1, arrived, batch: None };
+                        made.push(Made::new(origin, &to, record));
+                    }
+                }
+            }
+        }
+        Ok(made)
+    }
+
+    /// CloudEvents attributes of a row, as headers.
+    fn json_headers(&self, id: String) -> Vec<Header> {
+        vec![
+            header("content-type", "application/json"),
+            header("ce_specversion", "1.0"),
+            header("ce_id", id),
+            header("ce_source", source(&self.full_name)),
+            header("ce_type", format!("{}.results", self.full_name)),
+        ]
+    }
+
+    fn events(&self, part: &Processed, arrived: Micros) -> Result<Vec<Made>, TaskError> {
+        let to = self.events.partition(self.task);
+        let mut made = Vec::new();
+        for events in &part.events {
+            let result = |row: usize| events.results.get(row).map_or(0, |result| *result as usize);
+            let ordinals = ordinals(events.data.num_rows(), |row| part.origin(result(row)));
+            for ((row, data), ordinal) in json::rows_to_text(&events.data)?.into_iter().enumerate().zip(ordinals) {
+                let origin = part.origin(result(row));
+                let time = self.event_time.and_then(|column| part.results.columns().get(column));
+                let event = Event {
+                    id: &format!("{}/{}/{ordinal}", part.rows.origins.origin(origin), events.name),
+                    source: &source(&self.full_name),
+                    kind: &format!("{}.{}", self.full_name, events.name),
+                    time: time.and_then(|column| codec::time::micros_at(column, result(row))),
+                    data: &data,
+                };
+                let headers = vec![header("content-type", cloudevents::CONTENT_TYPE)];
+                let record = Record { value: event.structured()?, headers, rows: 1, arrived, ..Record::default() };
+                made.push(Made::new(origin, &to, record));
+            }
+        }
+        Ok(made)
+    }
+
+    /// The rows of which a record would be too large for the bus.
+    fn too_large(&self, made: &Records) -> BTreeMap<usize, Reject> {
+        let limit = self.max_record_bytes;
+        let all = made.results.iter().chain(&made.events);
+        let too_large = all.filter(|made| made.outgoing.record.size_bytes() > limit);
+        too_large
+            .map(|made| {
+                let bytes = made.outgoing.record.size_bytes();
+                let message = format!("a message of {bytes} bytes is too large for the bus, which takes {limit}");
+                (made.origin, Reject { row: made.origin, class: Class::TooLarge, message })
+            })
+            .collect()
     }
 
     /// Whether results leave the pipeline here.
@@ -144,56 +245,41 @@ impl Outlet {
     }
 
     fn dead_letter(&self, letter: DeadLetter) -> Outgoing {
-        let record = letter.into_record(self.max_record_bytes - HEADROOM_BYTES);
+        let record = letter.into_record(self.max_record_bytes.saturating_sub(HEADROOM_BYTES));
         Outgoing { to: self.dead_letters.partition(self.task), record }
     }
+}
 
-    fn encode_results(&mut self, part: &mut Processed, encoded: &mut Encoded) -> Result<(), TaskError> {
-        if part.results.num_rows() == 0 {
-            return Ok(());
-        }
-        match &mut self.to {
-            To::Sink { encoder, .. } => Ok(encoder.encode(&part.results, &mut encoded.text)?),
-            To::Results { topic, partitions, key, format } => {
-                for (number, rows, batch) in keys::split(&part.results, key, *partitions, self.task)? {
-                    let to = topic.partition(number);
-                    let records = match format {
-                        Format::Arrow => arrow_records(batch, self.max_record_bytes, self.task, encoded.since)?,
-                        Format::Json => json_records(part, rows.as_ref(), &batch, key, &self.full_name, encoded.since)?,
-                    };
-                    encoded.results.extend(records.into_iter().map(|record| Outgoing { to: to.clone(), record }));
-                }
-                Ok(())
-            }
-        }
-    }
+/// The records that a batch becomes.
+struct Records {
+    results: Vec<Made>,
+    events: Vec<Made>,
+}
 
-    fn encode_events(&self, part: &Processed, encoded: &mut Encoded) -> Result<(), TaskError> {
-        for events in &part.events {
-            let mut ordinals = Ordinals::default();
-            for (row, data) in json::rows_to_text(&events.data)?.into_iter().enumerate() {
-                let result = events.results.get(row).map_or(0, |result| *result as usize);
-                let origin = part.origin(result);
-                let time = self.event_time.and_then(|column| part.results.columns().get(column));
-                let event = Event {
-                    id: &format!("{}/{}", part.rows.origins.origin(origin), ordinals.next(origin)),
-                    source: &source(&self.full_name),
-                    kind: &format!("{}.{}", self.full_name, events.name),
-                    time: time.and_then(|column| codec::time::micros_at(column, result)),
-                    data: &data,
-                };
-                let record = Record {
-                    value: event.structured()?,
-                    headers: vec![header("content-type", cloudevents::CONTENT_TYPE)],
-                    rows: 1,
-                    arrived: encoded.since,
-                    ..Record::default()
-                };
-                encoded.events.push(Outgoing { to: self.events.partition(self.task), record });
-            }
-        }
-        Ok(())
+/// A record, and the row that came in of which it was made; of a record of several rows, the first of them.
+struct Made {
+    origin: usize,
+    outgoing: Outgoing,
+}
+
+impl Made {
+    fn new(origin: usize, to: &TopicPartition, record: Record) -> Self {
+        Self { origin, outgoing: Outgoing { to: to.clone(), record } }
     }
+}
+
+/// Numbers what was made of one and the same row: 0, 1, …
+fn ordinals(count: usize, origin: impl Fn(usize) -> usize) -> Vec<u32> {
+    let mut last = None;
+    let mut next = 0;
+    (0..count)
+        .map(|made| {
+            let of = Some(origin(made));
+            next = if last == of { next + 1 } else { 0 };
+            last = of;
+            next
+        })
+        .collect()
 }
 
 /// Rows as a stage's task 0 would publish them, had it made them.
@@ -214,21 +300,6 @@ pub(crate) fn results_of(
     Ok(outlet.encode(Vec::new(), 0, vec![processed])?.results)
 }
 
-/// Numbers what was made of one and the same row: 0, 1, …
-#[derive(Default)]
-struct Ordinals {
-    of: Option<usize>,
-    next: u32,
-}
-
-impl Ordinals {
-    fn next(&mut self, of: usize) -> u32 {
-        self.next = if self.of == Some(of) { self.next + 1 } else { 0 };
-        self.of = Some(of);
-        self.next
-    }
-}
-
 /// The batch as messages, each below the bus's limit.
 fn arrow_records(
     batch: RecordBatch,
@@ -246,35 +317,6 @@ fn arrow_records(
     }
     let headers = vec![header("content-type", codec::arrow::CONTENT_TYPE), header("fidelio-task", task.to_string())];
     Ok(vec![Record { value, headers, rows: rows as u32, arrived, batch: Some(batch), key: None }])
-}
-
-/// The batch as a message a row, with CloudEvents attributes in headers.
-fn json_records(
-    part: &Processed,
-    numbers: Option<&UInt32Array>,
-    batch: &RecordBatch,
-    key: &[usize],
-    full_name: &str,
-    arrived: Micros,
-) -> Result<Vec<Record>, TaskError> {
-    let mut keys = Keys::new(batch, key)?;
-    let mut ordinals = Ordinals::default();
-    let values = json::rows_to_text(batch)?;
-    let mut records = Vec::with_capacity(values.len());
-    for (row, value) in values.into_iter().enumerate() {
-        let result = numbers.map_or(row, |numbers| numbers.value(row) as usize);
-        let origin = part.origin(result);
-        let key = if key.is_empty() { None } else { Some(Bytes::copy_from_slice(keys.key(row)?)) };
-        let headers = vec![
-            header("content-type", "application/json"),
-            header("ce_specversion", "1.0"),
-            header("ce_id", format!("{}/{}", part.rows.origins.origin(origin), ordinals.next(origin))),
-            header("ce_source", source(full_name)),
-            header("ce_type", format!("{full_name}.results")),
-        ];
-        records.push(Record { key, value, headers, rows: 1, arrived, batch: None });
-    }
-    Ok(records)
 }
 
 /// A stage as the source of CloudEvents: `/<company>/<namespace>/<stage>`.

@@ -87,10 +87,7 @@ impl Plan {
     fn outlet(&self, task: u32) -> Outlet {
         let stage = self.stage.as_ref();
         let to = match &stage.work {
-            Work::Sink(spec) => To::Sink {
-                encoder: encoder(spec, stage),
-                sink: connector::sink(spec, task, self.options.durable_sinks),
-            },
+            Work::Sink(spec) => To::Sink { encoder: encoder(spec, stage), sink: connector::sink(spec, task) },
             Work::Source(_) | Work::Sql(_) => To::Results {
                 topic: stage.results(),
                 partitions: stage.partitions,

@@ -51,27 +51,19 @@ pub(super) struct Events {
 }
 
 impl Queries {
-    /// Results and events of a batch.
-    pub fn process(&mut self, rows: Rows) -> Result<Processed, ArrowError> {
-        let Output { batch, origin, rejects } = match &mut self.results {
-            Some(operator) => operator.process(rows.input, &rows.batch),
-            None => return self.identity(rows),
+    /// Results and events of each batch.
+    pub fn process(&mut self, batches: Vec<Rows>) -> Result<Vec<Processed>, ArrowError> {
+        batches.into_iter().map(|rows| self.process_one(rows)).collect()
+    }
+
+    fn process_one(&mut self, rows: Rows) -> Result<Processed, ArrowError> {
+        let (results, lineage, rejects) = match &mut self.results {
+            Some(operator) => {
+                let Output { batch, origin, rejects } = operator.process(rows.input, &rows.batch);
+                (batch, Some(origin), rejects)
+            }
+            None => (rows.batch.clone(), None, Vec::new()),
         };
-        self.with_events(rows, batch, Some(origin), rejects)
-    }
-
-    fn identity(&mut self, rows: Rows) -> Result<Processed, ArrowError> {
-        let results = rows.batch.clone();
-        self.with_events(rows, results, None, Vec::new())
-    }
-
-    fn with_events(
-        &mut self,
-        rows: Rows,
-        results: RecordBatch,
-        lineage: Option<Vec<u32>>,
-        rejects: Vec<Reject>,
-    ) -> Result<Processed, ArrowError> {
         let mut processed = Processed { rows, results, lineage, events: Vec::new(), rejects };
         let mut late = processed.oversized(self.max_record_bytes);
         for (name, operator) in &mut self.events {
@@ -133,7 +125,7 @@ impl Processed {
     }
 
     /// The same without the results and events of rows of which it turned out late that they go no further.
-    fn without(mut self, late: BTreeMap<usize, Reject>) -> Result<Self, ArrowError> {
+    pub fn without(mut self, late: BTreeMap<usize, Reject>) -> Result<Self, ArrowError> {
         let keep: BooleanArray =
             (0..self.results.num_rows()).map(|result| Some(!late.contains_key(&self.origin(result)))).collect();
         // Events are numbered by result, and results move up when others before them go.

@@ -11,7 +11,7 @@ use crate::codec::{self, cloudevents, csv, json};
 use crate::connector;
 use crate::stage::inlet::{Arrived, Inlet, Polled};
 use crate::stage::outlet::{Encoded, Outlet};
-use crate::stage::process::{Processed, Queries};
+use crate::stage::process::Queries;
 use crate::stage::signals::Signals;
 use crate::telemetry::Meter;
 
@@ -71,8 +71,9 @@ impl Task {
         self.resume().await?;
         while let Some(polled) = self.poll().await? {
             let (rows_in, positions) = (polled.rows(), positions(&polled));
-            let arrived = self.inlet.decode(polled)?;
-            let mut encoded = self.process_and_encode(arrived)?;
+            let Arrived { rows, dead_letters, since } = self.inlet.decode(polled)?;
+            let processed = self.queries.process(rows)?;
+            let mut encoded = self.outlet.encode(dead_letters, since, processed)?;
             encoded.counts.rows_in = rows_in;
             self.commit(encoded, positions).await?;
         }
@@ -130,12 +131,6 @@ impl Task {
         }
     }
 
-    fn process_and_encode(&mut self, arrived: Arrived) -> Result<Encoded, Error> {
-        let processed: Vec<Processed> =
-            arrived.rows.into_iter().map(|rows| self.queries.process(rows)).collect::<Result<_, _>>()?;
-        self.outlet.encode(arrived.dead_letters, arrived.since, processed)
-    }
-
     /// Commits what became of a poll, and reports it.
     async fn commit(&mut self, encoded: Encoded, positions: Positions) -> Result<(), Error> {
         let (step, since) = (encoded.counts, encoded.since);
@@ -154,7 +149,7 @@ impl Task {
             results: encoded.results,
             events: encoded.events,
             dead_letters: encoded.dead_letters,
-            checkpoint: self.committed.encode(),
+            checkpoint: self.committed.encode()?,
             positions: self.committed.positions.clone(),
         };
         Ok(self.lease.commit(commit).await?)

@@ -28,19 +28,11 @@ pub struct Options {
     pub drain: Duration,
     /// The folder that names of files are told relative to in dead letters and events: the pipeline's.
     pub dir: PathBuf,
-    /// Whether sinks make sure that what they wrote is on the disk before it is committed.
-    pub durable_sinks: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            stages: Vec::new(),
-            keep_running: false,
-            drain: Duration::from_secs(30),
-            dir: PathBuf::new(),
-            durable_sinks: true,
-        }
+        Self { stages: Vec::new(), keep_running: false, drain: Duration::from_secs(30), dir: PathBuf::new() }
     }
 }
 
@@ -141,7 +133,7 @@ impl Worker {
             let plan =
                 Plan { bus: bus.clone(), topology: topology.clone(), stage: stage.clone(), options: options.clone() };
             let member = bus.join(stage.group()).await?;
-            let running = RunningStage::new(plan, signals, registry.clone(), meters.clone());
+            let running = RunningStage::new(plan, signals, phase.clone(), registry.clone(), meters.clone());
             let (end, listen_end) = watch::channel(false);
             ended.insert(stage.name.clone(), listen_end);
             stages.spawn(async move {
@@ -166,46 +158,56 @@ impl Worker {
     /// Waits until everything has ended: because all input has, or because the worker was told to stop. Gives the
     /// account of the whole pipeline. If a task fails the others end after the commit they are at.
     pub async fn finished(mut self) -> Result<Summary, Error> {
-        let outcome = self.stages_ended().await;
+        let ended = self.stages_ended().await;
         let elapsed = self.started.elapsed();
-        self.bus.close().await?;
-        outcome?;
-        let log: Arc<dyn Log> = self.bus.clone();
-        let accounts = fidelity::accounts(log.as_ref(), &self.topology).await?;
-        let stages = accounts
-            .into_iter()
-            .map(|account| StageSummary { seen: self.meters.seen(&account.stage), account })
-            .collect();
+        let accounts = match ended {
+            Ok(()) => {
+                let log: Arc<dyn Log> = self.bus.clone();
+                fidelity::accounts(log.as_ref(), &self.topology).await.map_err(Error::from)
+            }
+            Err(error) => Err(error),
+        };
+        let closed = self.bus.close().await;
+        let summary = |account: Account| StageSummary { seen: self.meters.seen(&account.stage), account };
+        let stages = accounts?.into_iter().map(summary).collect();
+        closed?;
         Ok(Summary { stages, elapsed })
     }
 
     async fn stages_ended(&mut self) -> Result<(), Error> {
-        let mut first_failure = Ok(());
-        let deadline = tokio::spawn(stop_after_drain(self.phase.clone(), self.drain));
+        let over = async {
+            stop_after_drain(self.phase.clone(), self.drain).await;
+            tokio::time::sleep(GRACE).await;
+        };
+        tokio::pin!(over);
+        let mut outcome = Ok(());
         loop {
-            let failure = match self.stages.join_next().await {
-                None => break,
-                Some(Ok(Ok(()))) => continue,
-                Some(Ok(Err(error))) => error,
-                Some(Err(error)) => Error::Panicked { reason: error.to_string() },
-            };
-            self.phase.send_replace(Phase::Stopping);
-            if first_failure.is_ok() {
-                first_failure = Err(failure);
+            tokio::select! {
+                ended = self.stages.join_next() => match ended {
+                    None => return outcome,
+                    Some(Ok(ended)) => outcome = outcome.and(ended),
+                    Some(Err(error)) => outcome = outcome.and(Err(Error::Panicked { reason: error.to_string() })),
+                },
+                // A task that waits for something that does not come, such as a reader of standard output, is given up.
+                () = &mut over => return outcome,
             }
         }
-        deadline.abort();
-        first_failure
     }
 }
 
-/// Ends what is left of a worker that was told to stop and has had its time to drain.
+/// How long a task may take to finish the commit it is at once it is to end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Ends the tasks of a worker that was told to stop and has had its time to drain.
 async fn stop_after_drain(phase: watch::Sender<Phase>, drain: Duration) {
-    if phase.subscribe().wait_for(|phase| *phase == Phase::Draining).await.is_ok() {
-        tokio::time::sleep(drain).await;
-        tracing::warn!(?drain, "not everything has drained in time; the next run goes on from here");
-        phase.send_replace(Phase::Stopping);
+    match phase.subscribe().wait_for(|phase| *phase >= Phase::Draining).await {
+        Ok(phase) if *phase == Phase::Draining => {}
+        // It failed, which ends it as well.
+        _ => return,
     }
+    tokio::time::sleep(drain).await;
+    tracing::warn!(?drain, "not everything has drained in time; the next run goes on from here");
+    phase.send_replace(Phase::Stopping);
 }
 
 impl Stop {

@@ -76,7 +76,7 @@ pub async fn run(test: &Test, topology: &Arc<Topology>) -> Result<Outcome, Error
     for (name, rows) in &test.given {
         publish(bus.as_ref(), stage(topology, &name.value)?, rows).await?;
     }
-    let options = Options { stages: between(topology, subject, &given), durable_sinks: false, ..Options::default() };
+    let options = Options { stages: between(topology, subject, &given), ..Options::default() };
     if !options.stages.is_empty() {
         let registry = Arc::new(Registry::default());
         Worker::start(bus.clone(), topology.clone(), registry, options).await?.finished().await?;
@@ -126,7 +126,7 @@ async fn publish(bus: &Memory, stage: &Stage, rows: &[Row]) -> Result<(), Error>
     let results = stage::results_of(stage, batch.clone(), bus.max_record_bytes())?;
     let rows = batch.num_rows() as u64;
     let counts = Counts { rows_in: rows, rows_out: rows, ..Counts::default() };
-    let checkpoint = Checkpoint { counts, ..Checkpoint::default() }.encode();
+    let checkpoint = Checkpoint { counts, ..Checkpoint::default() }.encode().map_err(stage::TaskError::from)?;
     lease.commit(Commit { results, checkpoint, ..Commit::default() }).await?;
     Ok(())
 }

@@ -65,7 +65,7 @@ impl Known<'_> {
     /// That given rows have a way to the stage that is looked at.
     fn check_feeds(&self, name: &Spanned<String>, given: usize, subject: Option<usize>, faults: &mut Vec<Fault>) {
         let Some(subject) = subject else { return };
-        if given != subject && !ancestors(self.feeders, subject).contains(&given) && !self.has_open_ancestry(subject) {
+        if !ancestors(self.feeders, subject).contains(&given) && !self.has_open_ancestry(subject) {
             let subject = self.stage(subject).map_or("", |stage| stage.name.value.as_str());
             let fault = Fault::new(name.span.clone(), format!("`{}` does not feed `{subject}`", name.value));
             faults.push(fault.help("give rows to a stage that is named in `from`, directly or through others"));

@@ -6,6 +6,7 @@
 mod bad_input;
 mod bus;
 mod check;
+mod embed;
 mod embedded;
 mod kill;
 mod pipeline_tests;

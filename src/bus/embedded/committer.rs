@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
@@ -81,16 +81,19 @@ impl Committer {
 
     /// Answers requests until it is told to end.
     pub(super) fn run(mut self) {
+        let interval = self.shared.options.retention_interval;
+        let mut next_retention = Instant::now() + interval;
         loop {
-            let next = self.requests.recv_timeout(self.shared.options.retention_interval);
+            let next = self.requests.recv_timeout(next_retention.saturating_duration_since(Instant::now()));
+            if Instant::now() >= next_retention {
+                next_retention = Instant::now() + interval;
+                // A failure is told to whoever commits next.
+                let _ = self.guarded(Self::retain);
+            }
             let flow = match next {
                 Ok(Request::Commit(step)) => self.commit_waiting(step),
                 Ok(request) => self.answer(request),
-                Err(RecvTimeoutError::Timeout) => {
-                    // A failure is told to whoever commits next.
-                    let _ = self.guarded(Self::retain);
-                    ControlFlow::Continue(())
-                }
+                Err(RecvTimeoutError::Timeout) => ControlFlow::Continue(()),
                 Err(RecvTimeoutError::Disconnected) => ControlFlow::Break(()),
             };
             if flow.is_break() {

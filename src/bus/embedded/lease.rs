@@ -137,6 +137,8 @@ impl Lease for EmbeddedLease {
                 self.cursors.rotate_left(1);
                 return Ok(found);
             }
+            // Nothing will come any more.
+            self.shared.running()?;
             if timeout_at(deadline, self.changed()).await.is_err() {
                 return Ok(found);
             }

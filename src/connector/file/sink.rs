@@ -38,12 +38,13 @@ struct Position {
     bytes: u64,
     /// The checksum of the last of them, up to [`TAIL_BYTES`].
     tail_crc32c: u32,
+    /// The checksum of what the file starts with, such as the header line of a CSV.
+    head_crc32c: u32,
 }
 
 /// Appends rows to a file.
 pub struct FileSink {
     path: PathBuf,
-    durable: bool,
     head: Bytes,
     file: Option<Arc<File>>,
     /// What is in the file.
@@ -63,12 +64,10 @@ enum Claim {
 }
 
 impl FileSink {
-    /// A sink to that path, in which `{partition}` stands for the task's number. If not `durable`, a flush does not wait
-    /// for the disk: a crash of the process loses nothing, one of the machine may.
-    pub fn new(path: &Path, task: u32, durable: bool) -> Self {
+    /// A sink to that path, in which `{partition}` stands for the task's number.
+    pub fn new(path: &Path, task: u32) -> Self {
         Self {
             path: of_partition(path, task),
-            durable,
             head: Bytes::new(),
             file: None,
             written: 0,
@@ -130,10 +129,17 @@ impl Sink for FileSink {
     async fn resume(&mut self, position: Option<Value>, head: Bytes) -> Result<()> {
         let position: Option<Position> =
             position.map(|value| position::read(value, VERSION, "file sink")).transpose()?;
-        let (path, durable) = (self.path.clone(), self.durable);
+        let path = self.path.clone();
+        if let Some(Position { bytes: 1.., head_crc32c, .. }) = position
+            && head_crc32c != crc32c::crc32c(&head)
+        {
+            let what = "what was written to it has other columns: give the sink another path and start with another data \
+                        directory, or give the stages before it their old columns";
+            return Err(Error::Changed { path, what: what.into() });
+        }
         let bytes = position.as_ref().map_or(0, |position| position.bytes);
         self.claim = if position.is_some() { Claim::Made } else { Claim::Open };
-        let opened = tokio::task::spawn_blocking(move || open(&path, position.as_ref(), durable)).await;
+        let opened = tokio::task::spawn_blocking(move || open(&path, position.as_ref())).await;
         let file = opened.map_err(|error| Error::io("open", &self.path)(error.into()))??;
         self.file = Some(Arc::new(file));
         self.written = bytes;
@@ -160,20 +166,20 @@ impl Sink for FileSink {
             self.write_head().await?;
             self.write_gathered().await?;
         }
-        let (durable, bytes) = (self.durable, self.written);
+        let bytes = self.written;
         let tail_crc32c = self
             .blocking("sync", move |file| {
                 fault::point("sink.sync")?;
-                if durable {
-                    file.sync_data()?;
-                }
+                file.sync_data()?;
                 fault::point("sink.sync.done")?;
                 tail_of(file, bytes)
             })
             .await?;
         self.claim = Claim::Made;
         let path = self.path.display().to_string();
-        Ok(serde_json::to_value(Position { version: VERSION, path, bytes, tail_crc32c }).unwrap_or_default())
+        let head_crc32c = crc32c::crc32c(&self.head);
+        Ok(serde_json::to_value(Position { version: VERSION, path, bytes, tail_crc32c, head_crc32c })
+            .unwrap_or_default())
     }
 }
 
@@ -185,12 +191,12 @@ fn of_partition(path: &Path, task: u32) -> PathBuf {
 }
 
 /// Opens the file for appending after the position.
-fn open(path: &Path, position: Option<&Position>, durable: bool) -> Result<File> {
+fn open(path: &Path, position: Option<&Position>) -> Result<File> {
     let failed = |action| Error::io(action, path);
     let bytes = position.map_or(0, |position| position.bytes);
     // A file that was written before is not made anew, not even an empty one.
     if bytes == 0 {
-        make_folder(folder_of(path), durable)?;
+        make_folder(folder_of(path))?;
     }
     let mut options = OpenOptions::new();
     let opened = options.read(true).append(true).create(bytes == 0).open(path);
@@ -203,10 +209,8 @@ fn open(path: &Path, position: Option<&Position>, durable: bool) -> Result<File>
     }
     let file = file.ok_or(io::ErrorKind::NotFound.into()).map_err(failed("open"))?;
     file.set_len(bytes).map_err(failed("truncate"))?;
-    if durable {
-        file.sync_all().map_err(failed("sync"))?;
-        sync_folder(folder_of(path))?;
-    }
+    file.sync_all().map_err(failed("sync"))?;
+    sync_folder(folder_of(path))?;
     Ok(file)
 }
 
@@ -217,10 +221,10 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-fn make_folder(folder: &Path, durable: bool) -> Result<()> {
+fn make_folder(folder: &Path) -> Result<()> {
     let missing: Vec<&Path> = folder.ancestors().take_while(|folder| !folder.exists()).collect();
     fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    for made in missing.iter().filter(|made| durable && !made.as_os_str().is_empty()) {
+    for made in missing.iter().filter(|made| !made.as_os_str().is_empty()) {
         sync_folder(folder_of(made))?;
     }
     Ok(())

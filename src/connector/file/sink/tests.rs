@@ -27,7 +27,7 @@ impl Writing {
 
     /// A process starts.
     async fn start(&mut self) -> Result<FileSink> {
-        let mut sink = FileSink::new(&self.path(), 0, true);
+        let mut sink = FileSink::new(&self.path(), 0);
         let new = self.position.is_none();
         sink.resume(self.position.clone(), Bytes::from_static(self.head.as_bytes())).await?;
         if new {
@@ -79,7 +79,7 @@ async fn what_a_crash_left_after_the_last_commit_is_written_again() {
 #[tokio::test]
 async fn a_crash_before_the_first_commit_leaves_nothing_in_the_way() {
     let mut writing = Writing::new();
-    let mut sink = FileSink::new(&writing.path(), 0, true);
+    let mut sink = FileSink::new(&writing.path(), 0);
     sink.resume(None, Bytes::from_static(b"head\n")).await.unwrap();
     let early = sink.write(Bytes::from_static(b"row\n")).await.unwrap_err();
     assert!(matches!(early, Error::Position { .. }), "{early:?}");
@@ -180,7 +180,7 @@ async fn each_task_has_a_file_of_its_own_in_folders_that_are_made() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a/b-{partition}/out.txt");
     for task in [0, 11] {
-        let mut sink = FileSink::new(&path, task, true);
+        let mut sink = FileSink::new(&path, task);
         sink.resume(None, Bytes::new()).await.unwrap();
         sink.flush().await.unwrap();
         write(&mut sink, &task.to_string()).await;
@@ -242,7 +242,7 @@ fn whenever_a_process_dies_the_file_then_holds_each_row_once() {
         let points = format!("sink.{point}={passes}*off->return(kill)");
         let child = in_child(name, &points, dir.path(), |dir| {
             block_on(async {
-                let mut sink = FileSink::new(&dir.join("out.txt"), 0, true);
+                let mut sink = FileSink::new(&dir.join("out.txt"), 0);
                 sink.resume(None, Bytes::new()).await.unwrap();
                 for row in 0..3 {
                     let position = sink.flush().await.unwrap();
@@ -258,7 +258,7 @@ fn whenever_a_process_dies_the_file_then_holds_each_row_once() {
         let committed = position["bytes"].as_u64().unwrap() as usize / 2;
         let path = dir.path().join("out.txt");
         block_on(async {
-            let mut sink = FileSink::new(&path, 0, true);
+            let mut sink = FileSink::new(&path, 0);
             sink.resume(Some(position), Bytes::new()).await.unwrap();
             write(&mut sink, &rows[committed..].concat()).await;
             sink.flush().await.unwrap();
