@@ -281,6 +281,12 @@ pub enum Error {
         /// The most that is taken.
         limit: usize,
     },
+    /// Nothing was ever written there.
+    #[error("no pipeline has run yet in {}", .dir.display())]
+    Nothing {
+        /// The data directory.
+        dir: PathBuf,
+    },
     /// Another process works in the data directory.
     #[error("the data directory {} is in use by another process{}", .dir.display(), .holder.map(|pid| format!(" ({pid})")).unwrap_or_default())]
     Locked {

@@ -2,6 +2,8 @@
 //!
 //! A checkpoint is JSON, so that a person can read it with `fidelio tail`.
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,6 +17,8 @@ const VERSION: u32 = 1;
 /// A task after one of its commits.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Checkpoint {
+    /// The stage, as far as the rest depends on it.
+    pub stage: Shape,
     /// Everything that the task has counted since its first commit.
     pub counts: Counts,
     /// How far its input partitions are dealt with.
@@ -23,6 +27,16 @@ pub struct Checkpoint {
     pub source: Option<Value>,
     /// The position of its sink connector, where it has one.
     pub sink: Option<Value>,
+}
+
+/// What cannot be edited in a stage that has run: counts and positions would no longer mean anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    /// What it does, for example `file source` or `sql`.
+    pub kind: String,
+    /// The stages that feed it. More can join them; none can leave.
+    pub from: Vec<String>,
 }
 
 /// Why a checkpoint is of no use.
@@ -39,6 +53,17 @@ pub enum Error {
     Version {
         /// What it says.
         found: u32,
+    },
+    /// The stage was edited in a way that its checkpoint does not survive.
+    #[error(
+        "the stage has run as {was}, and is {is} now: give it another name, give it back what it was, or start over with \
+             another data directory"
+    )]
+    Edited {
+        /// What it was.
+        was: Shape,
+        /// What it is.
+        is: Shape,
     },
     /// The bus would go on from somewhere else.
     #[error(
@@ -60,12 +85,22 @@ pub enum Error {
 #[serde(deny_unknown_fields)]
 struct Written {
     version: u32,
+    stage: Shape,
     counts: Counts,
     positions: Vec<(String, u32, u64)>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     source: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     sink: Option<Value>,
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.from.as_slice() {
+            [] => f.write_str(&self.kind),
+            from => write!(f, "{} from {}", self.kind, from.join(", ")),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -78,6 +113,7 @@ impl Checkpoint {
     pub fn encode(&self) -> Result<Bytes, Error> {
         let written = Written {
             version: VERSION,
+            stage: self.stage.clone(),
             counts: self.counts,
             positions: self
                 .positions
@@ -90,8 +126,12 @@ impl Checkpoint {
         serde_json::to_vec(&written).map(Bytes::from).map_err(|error| Error::Damaged(error.to_string()))
     }
 
-    /// Whether the bus would go on from where the checkpoint was written, for each of the partitions that it still gives.
-    pub fn agrees_with(&self, positions: &Positions) -> Result<(), Error> {
+    /// Whether a stage can go on from the checkpoint, and the bus would go on from where it was written, for each of the
+    /// partitions that it gives.
+    pub fn agrees_with(&self, stage: &Shape, positions: &Positions) -> Result<(), Error> {
+        if self.stage.kind != stage.kind || self.stage.from.iter().any(|name| !stage.from.contains(name)) {
+            return Err(Error::Edited { was: self.stage.clone(), is: stage.clone() });
+        }
         for (partition, expected) in &self.positions {
             if let Some(found) = positions.get(partition)
                 && found != expected
@@ -111,6 +151,7 @@ impl Checkpoint {
         }
         let written: Written = serde_json::from_slice(value).map_err(damaged)?;
         Ok(Self {
+            stage: written.stage,
             counts: written.counts,
             positions: written
                 .positions
@@ -131,14 +172,36 @@ mod tests {
     #[test]
     fn the_shape_on_disk_stays_as_it_is() {
         let checkpoint = Checkpoint {
+            stage: Shape { kind: "sql".into(), from: vec!["b".into()] },
             counts: Counts { rows_in: 5, rows_out: 3, filtered: 1, expanded: 0, dead_lettered: 1, events: 2 },
             positions: [(Topic::new("a.b.c.results").partition(1), 17)].into(),
             source: Some(serde_json::json!({"bytes": 9})),
             sink: None,
         };
-        let written = r#"{"version":1,"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"events":2},"positions":[["a.b.c.results",1,17]],"source":{"bytes":9}}"#;
+        let written = r#"{"version":1,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"events":2},"positions":[["a.b.c.results",1,17]],"source":{"bytes":9}}"#;
         assert_eq!(checkpoint.encode().unwrap(), written.as_bytes());
         assert_eq!(Checkpoint::decode(written.as_bytes()).unwrap(), checkpoint);
+    }
+
+    #[test]
+    fn a_stage_can_get_more_inputs_but_not_lose_one_or_become_another() {
+        let shape = |kind: &str, from: &[&str]| Shape {
+            kind: kind.into(),
+            from: from.iter().map(|name| name.to_string()).collect(),
+        };
+        let checkpoint = Checkpoint { stage: shape("sql", &["a"]), ..Checkpoint::default() };
+        let agrees = |stage: Shape| checkpoint.agrees_with(&stage, &Positions::new()).is_ok();
+        assert!(agrees(shape("sql", &["a"])) && agrees(shape("sql", &["b", "a"])));
+        assert!(!agrees(shape("sql", &["b"])) && !agrees(shape("file sink", &["a"])));
+    }
+
+    #[test]
+    fn a_checkpoint_from_which_the_bus_would_not_go_on_is_refused() {
+        let partition = Topic::new("a.b.c.results").partition(0);
+        let at = |offset: u64| Positions::from([(partition.clone(), offset)]);
+        let checkpoint = Checkpoint { positions: at(7), ..Checkpoint::default() };
+        assert!(checkpoint.agrees_with(&Shape::default(), &at(7)).is_ok());
+        assert!(checkpoint.agrees_with(&Shape::default(), &at(6)).is_err());
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! `fidelio run`: runs a pipeline's stages until everything has drained, or a signal ends it.
 
 use std::io::IsTerminal;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{exit, pipeline, progress, report};
 use crate::config::{self, Pipeline};
@@ -56,7 +56,8 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = text.trim_start_matches(':').parse::<u16>() {
         return Ok(SocketAddr::from(([127, 0, 0, 1], port)));
     }
-    text.parse().map_err(|_| "an address is PORT or IP:PORT, for example 9464 or 127.0.0.1:9464".to_owned())
+    let resolved = text.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+    resolved.ok_or_else(|| "an address is PORT or HOST:PORT, for example 9464 or 127.0.0.1:9464".to_owned())
 }
 
 pub(super) async fn run(args: Args) -> ExitCode {
@@ -88,9 +89,11 @@ async fn run_pipeline(args: &Args, pipeline: &Pipeline, topology: Topology) -> R
     let ready = Arc::new(AtomicBool::new(false));
     if let Some(at) = args.http {
         let endpoints = http::Endpoints { registry: registry.clone(), ready: ready.clone() };
-        let (at, _) = http::serve(at, endpoints).await?;
+        let served = http::serve(at, endpoints).await;
+        let (at, _) = served.map_err(|error| format!("--http: {at} cannot be listened on: {error}"))?;
         tracing::info!("serving http://{at}/metrics");
     }
+    let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let bus = crate::bus::open(&pipeline.bus, args.data_dir.as_deref())?;
     let stdout_is_taken = writes_to_stdout(&topology);
     let topology = Arc::new(topology);
@@ -102,7 +105,7 @@ async fn run_pipeline(args: &Args, pipeline: &Pipeline, topology: Topology) -> R
     };
     let worker = Worker::start(bus, topology.clone(), registry.clone(), options).await?;
     ready.store(true, Ordering::Relaxed);
-    tokio::spawn(stop_on_signal(worker.stop()));
+    tokio::spawn(stop_on(signals, worker.stop()));
     tokio::spawn(upkeep(registry));
     let bars = std::io::stderr().is_terminal().then(|| progress::show(&topology, worker.meters()));
     let outcome = worker.finished().await;
@@ -122,12 +125,7 @@ fn print(summary: &Summary, json: bool, stdout_is_taken: bool) -> std::io::Resul
 }
 
 /// Stops the worker on SIGTERM or SIGINT; a second one ends the process on the spot, which loses nothing either.
-async fn stop_on_signal(stop: Stop) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("signals cannot be listened to; only kill -9 ends this run before its input does");
-        return;
-    };
+async fn stop_on((mut terminate, mut interrupt): (Signal, Signal), stop: Stop) {
     for first in [true, false] {
         tokio::select! {
             _ = terminate.recv() => {}

@@ -34,15 +34,15 @@ pub struct Origin {
     pub partition: Option<u32>,
     /// The offset of the message in the partition, or of the row's first byte in the file after decompression.
     pub offset: u64,
-    /// The number of the row in the message, from 0.
-    pub row: u32,
+    /// The number of the row in the message, from 0; of a source's row, its number among all that the task ever took in.
+    pub row: u64,
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.partition {
             Some(partition) => write!(f, "{}/{partition}/{}/{}", self.name, self.offset, self.row),
-            None => write!(f, "{}/{}", self.name, self.offset),
+            None => write!(f, "{}/{}/{}", self.name, self.offset, self.row),
         }
     }
 }
@@ -106,7 +106,7 @@ impl DeadLetter {
                 name: text(ORIGIN)?.into(),
                 partition: narrow(PARTITION),
                 offset: number(OFFSET)?,
-                row: narrow(ROW)?,
+                row: number(ROW)?,
             },
             attempts: narrow(ATTEMPTS)?,
             original,
@@ -140,7 +140,7 @@ mod tests {
             message in ".*",
             partition in proptest::option::of(any::<u32>()),
             offset in any::<u64>(),
-            row in any::<u32>(),
+            row in any::<u64>(),
             value in proptest::collection::vec(any::<u8>(), 0..64),
             key in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..8)),
         ) {

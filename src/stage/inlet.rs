@@ -1,20 +1,23 @@
 //! The near side of a task: polls what is next and decodes it into batches; what does not decode leaves here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::arrow::compute::concat_batches;
 use ::arrow::datatypes::SchemaRef;
 use ::arrow::record_batch::RecordBatch;
 
-use crate::bus::{Lease, Limit, Message, Micros, Topic};
+use crate::bus::{self, Lease, Limit, Message, Micros, Topic};
+use crate::checkpoint::Checkpoint;
 use crate::codec::{Decoded, Decoder, RawRows, arrow, csv, json};
 use crate::config;
 use crate::connector::{self, Block, Source};
-use crate::failure::{Class, DeadLetter, Reject};
+use crate::failure::{Class, DeadLetter, Reject, narrow};
 use crate::stage::TaskError;
-use crate::stage::origins::{Origins, Rows, dead_message, dead_row, relative_name};
+use crate::stage::origins::{Origins, Rows, SourceRows, dead_message, relative_name};
 
 /// How much one step of a task takes in at most: enough that a commit costs little per row, and little enough that a
 /// batch in each stage of a pipeline fits in memory many times over.
@@ -75,6 +78,8 @@ pub(super) struct SourceInlet {
     pub schema: SchemaRef,
     /// The folder that names of files are told relative to.
     pub dir: PathBuf,
+    /// How many rows the task has taken in so far, ever.
+    pub taken: u64,
     /// The decoder of the rows under a header line; another file can have another one.
     pub decoder: Option<(Option<bytes::Bytes>, Box<dyn Decoder>)>,
 }
@@ -93,7 +98,7 @@ pub(super) struct TopicInlet {
 pub(super) struct TopicInput {
     /// The contract.
     pub schema: SchemaRef,
-    /// What decodes messages of a row each; `None` where a message is a batch.
+    /// What decodes messages of a row each; `None` where the contract has a column that JSON cannot hold.
     pub decoder: Option<Box<dyn Decoder>>,
 }
 
@@ -117,7 +122,7 @@ impl Inlet {
     pub fn decode(&mut self, polled: Polled) -> Result<Arrived, TaskError> {
         match (self, polled) {
             (Inlet::Source(inlet), Polled::Block(block)) => inlet.decode(block),
-            (Inlet::Topics(inlet), Polled::Messages(messages)) => Ok(inlet.decode(messages)),
+            (Inlet::Topics(inlet), Polled::Messages(messages)) => inlet.decode(messages),
             _ => Ok(Arrived::default()),
         }
     }
@@ -128,9 +133,12 @@ impl Inlet {
     }
 
     /// Goes to where a commit left the source connector, where there is one.
-    pub async fn resume(&mut self, position: Option<serde_json::Value>) -> Result<(), connector::Error> {
+    pub async fn resume(&mut self, committed: &Checkpoint) -> Result<(), connector::Error> {
         match self {
-            Inlet::Source(inlet) => inlet.source.resume(position).await,
+            Inlet::Source(inlet) => {
+                inlet.taken = committed.counts.rows_in;
+                inlet.source.resume(committed.source.clone()).await
+            }
             Inlet::Topics(_) => Ok(()),
         }
     }
@@ -146,7 +154,6 @@ impl Inlet {
 
 impl SourceInlet {
     fn decode(&mut self, block: Block) -> Result<Arrived, TaskError> {
-        let name = relative_name(&block.origin, &self.dir);
         let since = block.arrived;
         let decodable = without(&block.rows, &block.rejects);
         let decoded = match self.decoder(&block.header) {
@@ -158,8 +165,10 @@ impl SourceInlet {
             Err(error) => return Err(error),
         };
         let (kept, rejects) = decodable.restore(decoded.kept, decoded.rejects, block.rejects.clone());
-        let dead_letters = rejects.into_iter().map(|reject| dead_row(&self.stage, &block, &name, reject)).collect();
-        let origins = Origins::Block { block: Arc::new(block), name, kept };
+        let source = SourceRows { name: relative_name(&block.origin, &self.dir), block, first: self.taken };
+        self.taken += source.block.rows.len() as u64;
+        let dead_letters = rejects.into_iter().map(|reject| source.dead_letter(&self.stage, reject)).collect();
+        let origins = Origins::Source { rows: source, kept };
         Ok(Arrived { rows: vec![Rows { input: 0, batch: decoded.batch, origins }], dead_letters, since })
     }
 
@@ -234,49 +243,96 @@ impl Decodable {
 }
 
 impl TopicInlet {
-    fn decode(&mut self, messages: Vec<Message>) -> Arrived {
+    fn decode(&mut self, messages: Vec<Message>) -> Result<Arrived, TaskError> {
         let mut arrived = Arrived {
             since: messages.iter().map(|message| message.record.arrived).min().unwrap_or(0),
             ..Arrived::default()
         };
         let mut messages = messages.into_iter().peekable();
         while let Some(message) = messages.next() {
-            let Some(&number) = self.by_topic.get(&message.partition.topic) else { continue };
-            let Some(input) = self.inputs.get_mut(number) else { continue };
-            let rows = match &mut input.decoder {
-                None => match open(&message, &input.schema) {
-                    Ok(batch) => Some((batch, Origins::Message(message))),
-                    Err(reject) => {
-                        arrived.dead_letters.push(dead_message(&self.stage, &message, reject));
-                        None
-                    }
-                },
-                Some(decoder) => {
+            let unknown = || bus::Error::UnknownTopic(message.partition.topic.clone());
+            let number = self.number(&message).ok_or_else(unknown)?;
+            let input = self.inputs.get_mut(number).ok_or_else(unknown)?;
+            let (batch, origins) = match &mut input.decoder {
+                Some(decoder) if is_json(&message) => {
                     let mut run = vec![message];
+                    let by_topic = &self.by_topic;
                     while let Some(next) =
-                        messages.next_if(|next| self.by_topic.get(&next.partition.topic) == Some(&number))
+                        messages.next_if(|next| is_json(next) && by_topic.get(&next.partition.topic) == Some(&number))
                     {
                         run.push(next);
                     }
-                    Some(decode_lines(&self.stage, decoder.as_mut(), run, &mut arrived.dead_letters))
+                    decode_lines(&self.stage, decoder.as_mut(), run, &mut arrived.dead_letters)
                 }
+                _ => match batch_of(&message) {
+                    Ok(batch) => decode_batch(&self.stage, &input.schema, batch, message, &mut arrived.dead_letters)?,
+                    Err(error) => {
+                        let reject = Reject { row: 0, class: Class::Decode, message: error.to_string() };
+                        arrived.dead_letters.push(dead_message(&self.stage, &message, reject));
+                        continue;
+                    }
+                },
             };
-            arrived.rows.extend(rows.map(|(batch, origins)| Rows { input: number, batch, origins }));
+            arrived.rows.push(Rows { input: number, batch, origins });
         }
-        arrived
+        Ok(arrived)
+    }
+
+    fn number(&self, message: &Message) -> Option<usize> {
+        self.by_topic.get(&message.partition.topic).copied()
     }
 }
 
-/// The batch of a message, under the contract it was published under.
-fn open(message: &Message, schema: &SchemaRef) -> Result<RecordBatch, Reject> {
-    let reject = |class, message| Reject { row: 0, class, message };
-    let batch = match &message.record.batch {
-        Some(batch) => batch.clone(),
-        None => {
-            arrow::decode(message.record.value.clone()).map_err(|error| reject(Class::Decode, error.to_string()))?
+/// Whether a message is one row; what it says of itself counts, since a stage's format can be edited.
+fn is_json(message: &Message) -> bool {
+    message.record.header("content-type").is_some_and(|value| value.ends_with(b"json"))
+}
+
+/// The batch of a message, decoded only where it is not in memory.
+fn batch_of(message: &Message) -> Result<RecordBatch, arrow::Error> {
+    match &message.record.batch {
+        Some(batch) => Ok(batch.clone()),
+        None => arrow::decode(message.record.value.clone()),
+    }
+}
+
+/// The batch of a message under the contract, which can have been edited since it was published: rows that its types
+/// cannot hold become dead letters. Other columns are another matter, and refused.
+fn decode_batch(
+    stage: &Arc<str>,
+    schema: &SchemaRef,
+    batch: RecordBatch,
+    message: Message,
+    dead_letters: &mut Vec<DeadLetter>,
+) -> Result<(RecordBatch, Origins), TaskError> {
+    if batch.schema_ref() == schema {
+        return Ok((batch, Origins::Message { message, kept: None }));
+    }
+    let names = |schema: &SchemaRef| schema.fields().iter().map(|field| field.name().clone()).collect::<BTreeSet<_>>();
+    if names(batch.schema_ref()) != names(schema) {
+        let list = |schema| names(schema).into_iter().collect::<Vec<_>>().join(", ");
+        let (found, wanted) = (list(batch.schema_ref()), list(schema));
+        return Err(TaskError::Contract { partition: message.partition, offset: message.offset, found, wanted });
+    }
+    let (mut good, mut kept) = (Vec::new(), Vec::new());
+    let whole = Origins::Message { message, kept: None };
+    let pieces = narrow(0..batch.num_rows(), &mut |rows: Range<usize>| {
+        arrow::conform(batch.slice(rows.start, rows.len()), schema)
+    });
+    for (rows, piece) in pieces {
+        match piece {
+            Ok(piece) => {
+                kept.extend(rows.start as u32..rows.end as u32);
+                good.push(piece);
+            }
+            Err(error) => {
+                let reject = Reject { row: rows.start, class: Class::Contract, message: error.to_string() };
+                dead_letters.push(whole.dead_letter(stage, &batch, reject));
+            }
         }
-    };
-    arrow::conform(batch, schema).map_err(|error| reject(Class::Contract, error.to_string()))
+    }
+    let Origins::Message { message, .. } = whole else { return Ok((batch, whole)) };
+    Ok((concat_batches(schema, &good)?, Origins::Message { message, kept: Some(kept) }))
 }
 
 /// Messages of one row each, as one batch.

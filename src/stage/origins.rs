@@ -21,33 +21,49 @@ pub(super) struct Rows {
     pub origins: Origins,
 }
 
-/// Where the rows of a batch came from.
+/// Where the rows of a batch came from. In each case, `kept` has for each row of the batch its number there; `None` if all
+/// are in the batch.
 #[derive(Debug, Clone)]
 pub(super) enum Origins {
-    /// A block of a source, whose every row is in the batch, or those in `kept`.
-    Block {
-        /// The block.
-        block: Arc<Block>,
-        /// The name of its origin, relative to the pipeline.
-        name: Arc<str>,
-        /// For each row of the batch its number in the block; `None` if all are there.
+    /// A block of a source.
+    Source {
+        /// The rows of the block.
+        rows: SourceRows,
+        /// Those that decoded.
         kept: Option<Vec<u32>>,
     },
-    /// One message, whose payload is the batch.
-    Message(Message),
+    /// One message, whose payload is a batch.
+    Message {
+        /// The message.
+        message: Message,
+        /// The rows of it that conform to the contract.
+        kept: Option<Vec<u32>>,
+    },
     /// Messages of a row each.
     Messages(Vec<Message>),
+}
+
+/// A block of a source, and what tells its rows from all others.
+#[derive(Debug, Clone)]
+pub(super) struct SourceRows {
+    /// The block.
+    pub block: Block,
+    /// The name of its origin, relative to the pipeline.
+    pub name: Arc<str>,
+    /// How many rows the task had taken in before it, ever. Unlike a path and an offset, which name another row once a
+    /// file was rotated away, the number of a row is its own.
+    pub first: u64,
 }
 
 impl Origins {
     /// Where a row of the batch came from.
     pub fn origin(&self, row: usize) -> Origin {
         match self {
-            Origins::Block { block, name, kept } => block_origin(block, name, raw_row(kept.as_deref(), row)),
-            Origins::Message(message) => message_origin(message, row as u32),
+            Origins::Source { rows, kept } => rows.origin(number(kept.as_deref(), row)),
+            Origins::Message { message, kept } => message_origin(message, number(kept.as_deref(), row)),
             Origins::Messages(messages) => match messages.get(row) {
                 Some(message) => message_origin(message, 0),
-                None => Origin { name: "".into(), partition: None, offset: 0, row: row as u32 },
+                None => Origin { name: "".into(), partition: None, offset: 0, row: row as u64 },
             },
         }
     }
@@ -55,8 +71,8 @@ impl Origins {
     /// The dead letter of a row of the batch.
     pub fn dead_letter(&self, stage: &Arc<str>, batch: &RecordBatch, reject: Reject) -> DeadLetter {
         let original = match self {
-            Origins::Block { block, kept, .. } => block_record(block, raw_row(kept.as_deref(), reject.row)),
-            Origins::Message(message) => Record {
+            Origins::Source { rows, kept } => rows.record(number(kept.as_deref(), reject.row)),
+            Origins::Message { message, .. } => Record {
                 value: arrow::encode(&batch.slice(reject.row, 1)).unwrap_or_default(),
                 headers: message.record.headers.clone(),
                 rows: 1,
@@ -71,9 +87,21 @@ impl Origins {
     }
 }
 
-/// The dead letter of a row of a block that did not become a row of a batch.
-pub(super) fn dead_row(stage: &Arc<str>, block: &Block, name: &Arc<str>, reject: Reject) -> DeadLetter {
-    letter(stage, block_origin(block, name, reject.row), block_record(block, reject.row), reject)
+impl SourceRows {
+    /// The dead letter of a row of the block that did not become a row of a batch.
+    pub fn dead_letter(&self, stage: &Arc<str>, reject: Reject) -> DeadLetter {
+        letter(stage, self.origin(reject.row), self.record(reject.row), reject)
+    }
+
+    fn origin(&self, row: usize) -> Origin {
+        let start = self.block.rows.rows.get(row).map_or(0, |range| u64::from(range.start));
+        let offset = self.block.offset + start;
+        Origin { name: self.name.clone(), partition: None, offset, row: self.first + row as u64 }
+    }
+
+    fn record(&self, row: usize) -> Record {
+        Record { value: self.block.rows.row(row), rows: 1, arrived: self.block.arrived, ..Record::default() }
+    }
 }
 
 /// The dead letter of a message that could not be taken apart into rows.
@@ -93,24 +121,15 @@ fn letter(stage: &Arc<str>, origin: Origin, original: Record, reject: Reject) ->
     DeadLetter { stage: stage.clone(), class: reject.class, message: reject.message, origin, attempts: 1, original }
 }
 
-fn raw_row(kept: Option<&[u32]>, row: usize) -> usize {
-    kept.map_or(row, |kept| kept.get(row).map_or(row, |raw| *raw as usize))
+fn number(kept: Option<&[u32]>, row: usize) -> usize {
+    kept.map_or(row, |kept| kept.get(row).map_or(row, |number| *number as usize))
 }
 
-fn block_origin(block: &Block, name: &Arc<str>, raw: usize) -> Origin {
-    let start = block.rows.rows.get(raw).map_or(0, |range| u64::from(range.start));
-    Origin { name: name.clone(), partition: None, offset: block.offset + start, row: 0 }
-}
-
-fn block_record(block: &Block, raw: usize) -> Record {
-    Record { value: block.rows.row(raw), rows: 1, arrived: block.arrived, ..Record::default() }
-}
-
-fn message_origin(message: &Message, row: u32) -> Origin {
+fn message_origin(message: &Message, row: usize) -> Origin {
     Origin {
         name: message.partition.topic.as_str().into(),
         partition: Some(message.partition.partition),
         offset: message.offset,
-        row,
+        row: row as u64,
     }
 }

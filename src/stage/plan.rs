@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use crate::bus::{Bus, Lease};
-use crate::checkpoint::Checkpoint;
-use crate::codec::json::Unsupported;
+use crate::checkpoint::{Checkpoint, Shape};
 use crate::codec::{Decoder, Encoder, csv, json};
-use crate::config::{self, Format, LineFormat};
+use crate::config::{self, LineFormat};
 use crate::connector;
 use crate::stage::inlet::{Inlet, SourceInlet, TopicInlet, TopicInput};
 use crate::stage::outlet::{Outlet, To};
@@ -31,45 +30,58 @@ pub(super) struct Plan {
 
 impl Plan {
     /// The task that a lease is for.
-    pub fn task(&self, lease: Box<dyn Lease>, signals: Signals, meter: Arc<Meter>) -> Result<Task, Unsupported> {
-        Ok(Task {
-            inlet: self.inlet(lease.task())?,
+    pub fn task(&self, lease: Box<dyn Lease>, signals: Signals, meter: Arc<Meter>) -> Task {
+        Task {
+            inlet: self.inlet(lease.task()),
             queries: self.queries(),
             outlet: self.outlet(lease.task()),
             lease,
             signals,
             meter,
-            committed: Checkpoint::default(),
-        })
+            committed: Checkpoint { stage: self.shape(), ..Checkpoint::default() },
+        }
     }
 
-    fn inlet(&self, task: u32) -> Result<Inlet, Unsupported> {
+    /// What of the stage a checkpoint depends on.
+    fn shape(&self) -> Shape {
+        let stage = self.stage.as_ref();
+        let kind = match &stage.work {
+            Work::Source(source) => match source.input {
+                config::Input::File { .. } => "file source",
+                config::Input::Stdin => "standard input source",
+            },
+            Work::Sql(_) => "sql",
+            Work::Sink(sink) => match sink.output {
+                config::Output::File { .. } => "file sink",
+                config::Output::Stdout => "standard output sink",
+            },
+        };
+        Shape { kind: kind.to_owned(), from: stage.from.iter().map(|name| name.to_string()).collect() }
+    }
+
+    fn inlet(&self, task: u32) -> Inlet {
         let stage = self.stage.as_ref();
         if let Work::Source(spec) = &stage.work {
-            return Ok(Inlet::Source(SourceInlet {
+            return Inlet::Source(SourceInlet {
                 stage: stage.name.clone(),
                 source: connector::source(spec, task, stage.tasks),
                 spec: spec.clone(),
                 schema: stage.schema.clone(),
                 dir: self.options.dir.clone(),
+                taken: 0,
                 decoder: None,
-            }));
+            });
         }
         let predecessors: Vec<&Stage> = stage.from.iter().filter_map(|name| self.topology.stage(name)).collect();
-        let input = |stage: &&Stage| {
-            Ok(TopicInput {
-                schema: stage.schema.clone(),
-                decoder: match stage.format {
-                    Format::Arrow => None,
-                    Format::Json => Some(Box::new(json::Decoder::new(stage.schema.clone())?) as Box<dyn Decoder>),
-                },
-            })
+        let input = |stage: &&Stage| TopicInput {
+            schema: stage.schema.clone(),
+            decoder: json::Decoder::new(stage.schema.clone()).ok().map(|decoder| Box::new(decoder) as Box<dyn Decoder>),
         };
-        Ok(Inlet::Topics(TopicInlet {
+        Inlet::Topics(TopicInlet {
             stage: stage.name.clone(),
             by_topic: predecessors.iter().enumerate().map(|(number, stage)| (stage.results(), number)).collect(),
-            inputs: predecessors.iter().map(input).collect::<Result<_, _>>()?,
-        }))
+            inputs: predecessors.iter().map(input).collect(),
+        })
     }
 
     fn queries(&self) -> Queries {

@@ -84,10 +84,7 @@ impl RunningStage {
         self.meters.add(&name, meter.clone());
         let task = self.plan.task(lease, self.signals.clone(), meter.clone());
         let handle = self.tasks.spawn(async move {
-            let outcome = match task {
-                Ok(task) => task.run().await,
-                Err(error) => Err(error.into()),
-            };
+            let outcome = task.run().await;
             meter.ended();
             outcome.map_err(|error| Error::Task { stage: name, task: number, error })
         });

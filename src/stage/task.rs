@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::error::ArrowError;
 
-use crate::bus::{self, Commit, Lease, Micros, Positions};
+use crate::bus::{self, Commit, Lease, Micros, Positions, TopicPartition};
 use crate::checkpoint::{self, Checkpoint};
 use crate::codec::{self, cloudevents, csv, json};
 use crate::connector;
@@ -54,6 +54,22 @@ pub enum Error {
     /// The contract has a column that CSV cannot hold, or a file's header line makes no sense.
     #[error(transparent)]
     Csv(#[from] csv::Error),
+    /// Rows were published under a contract with other columns than the predecessor has now.
+    #[error(
+        "{partition} holds rows with the columns {found} from offset {offset} on, which were not dealt with before the \
+             pipeline was edited; the columns are now {wanted}. Run the pipeline as it was until nothing is pending, then \
+             edit it; or start over with another data directory"
+    )]
+    Contract {
+        /// Where they are.
+        partition: TopicPartition,
+        /// The first of them.
+        offset: u64,
+        /// Their columns.
+        found: String,
+        /// The columns of the predecessor's contract.
+        wanted: String,
+    },
     /// A batch could not be encoded.
     #[error(transparent)]
     Encode(#[from] codec::arrow::Error),
@@ -84,11 +100,12 @@ impl Task {
     async fn resume(&mut self) -> Result<(), Error> {
         let resume = self.lease.resume().await?;
         if let Some(checkpoint) = &resume.checkpoint {
-            self.committed = Checkpoint::decode(checkpoint)?;
-            self.committed.agrees_with(&resume.positions)?;
+            let committed = Checkpoint::decode(checkpoint)?;
+            committed.agrees_with(&self.committed.stage, &resume.positions)?;
+            self.committed = Checkpoint { stage: self.committed.stage.clone(), ..committed };
         }
         self.committed.positions = resume.positions;
-        self.inlet.resume(self.committed.source.clone()).await?;
+        self.inlet.resume(&self.committed).await?;
         self.outlet.resume(self.committed.sink.clone()).await?;
         self.meter.resumed(self.committed.counts);
         if self.outlet.is_sink() && self.committed.sink.is_none() {

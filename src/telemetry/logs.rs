@@ -1,6 +1,6 @@
 //! Logs, through `tracing`, to standard error.
 
-use std::io::stderr;
+use std::io::{IsTerminal, stderr};
 
 use tracing_subscriber::EnvFilter;
 
@@ -17,7 +17,9 @@ pub enum Format {
 /// Starts logging. What is logged is said as in `RUST_LOG`: a level, or levels by module.
 pub fn init(format: Format, filter: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let filter = EnvFilter::try_new(filter)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false);
+    let colour = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false).with_ansi(colour);
     match format {
         Format::Text => builder.try_init(),
         Format::Json => builder.json().try_init(),

@@ -57,7 +57,7 @@ fn between_neighbours(bad: &[u8]) -> Value {
     assert_eq!(letters.len(), 1, "{letters:?}");
     assert_eq!(summary.of("readings", "dead_lettered"), 1);
     assert_eq!(letters[0]["stage"], "readings");
-    assert_eq!(letters[0]["origin"], json!({"name": "in.ndjson", "partition": null, "offset": 9, "row": 0}));
+    assert_eq!(letters[0]["origin"], json!({"name": "in.ndjson", "partition": null, "offset": 9, "row": 1}));
     letters.into_iter().next().unwrap()
 }
 

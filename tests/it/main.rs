@@ -6,6 +6,7 @@
 mod bad_input;
 mod bus;
 mod check;
+mod edits;
 mod embed;
 mod embedded;
 mod kill;

@@ -88,6 +88,70 @@ fn a_chain_filters_derives_and_counts() {
 }
 
 #[test]
+fn events_of_any_type_and_rows_in_any_partition_have_ids_of_their_own() {
+    let pipeline = r#"
+[pipeline]
+company = "acme"
+namespace = "ids"
+[stages.lists]
+source = { kind = "file", path = "in.ndjson" }
+[stages.lists.schema]
+id = "bigint not null"
+list = "bigint[]"
+[stages.items]
+from = ["lists"]
+sql = "SELECT id, UNNEST(list) AS item FROM lists"
+format = "json"
+key = ["item"]
+partitions = 3
+[stages.items.events]
+Even = "SELECT item FROM items WHERE item % 2 = 0"
+Any = "SELECT item FROM items"
+[stages.out]
+from = ["items"]
+sink = { kind = "file", path = "out-{partition}.ndjson" }
+"#;
+    let scratch = Scratch::with(pipeline);
+    scratch.write("in.ndjson", (0..20).map(|id| format!("{{\"id\":{id},\"list\":[1,2,3,4,5]}}\n")).collect::<String>());
+    scratch.run().assert_balanced();
+    let topics = scratch.topics();
+    let mut ids = std::collections::BTreeSet::new();
+    let mut made = 0;
+    for (partition, records) in &topics {
+        for record in records {
+            let id = match record.header("ce_id") {
+                Some(id) => String::from_utf8(id.to_vec()).unwrap(),
+                None if partition.topic.as_str().ends_with("items.events") => {
+                    let event: serde_json::Value = serde_json::from_slice(&record.value).unwrap();
+                    event["id"].as_str().unwrap().to_owned()
+                }
+                None => continue,
+            };
+            made += 1;
+            ids.insert(id);
+        }
+    }
+    assert_eq!((made, ids.len()), (100 + 40 + 100, 240));
+}
+
+#[test]
+fn a_header_line_that_makes_no_sense_makes_dead_letters_and_other_files_go_on() {
+    let scratch = Scratch::with(&CHAIN.replace("in.ndjson", "in/*.csv"));
+    scratch.write("in/a.csv", "n,n\n1,2\n").write("in/b.csv", "n\n3\n");
+    scratch.run().assert_balanced();
+    assert_eq!(scratch.ndjson("out.ndjson"), [json!({"n": 3, "square": 9})]);
+    assert_eq!(scratch.dead_letters()[0]["value"], "1,2");
+}
+
+#[test]
+fn what_a_tool_looks_for_before_the_first_run_is_said_not_to_be_there() {
+    let scratch = Scratch::with(CHAIN);
+    let output = scratch.fidelio(&["tail", "odd"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("no pipeline has run yet"));
+}
+
+#[test]
 fn a_second_run_does_nothing_twice_and_reads_what_was_appended() {
     let scratch = Scratch::with(CHAIN);
     scratch.write("in.ndjson", numbers(0, 100));

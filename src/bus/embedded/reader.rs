@@ -42,9 +42,12 @@ impl Reader {
     /// Looks at the data directory.
     ///
     /// # Errors
-    /// [`Error::Io`] where nothing was ever written, or cannot be read; [`Error::Damaged`].
+    /// [`Error::Nothing`] where nothing was ever written, [`Error::Io`], [`Error::Damaged`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref().to_owned();
+        if !dir.join("journal").exists() {
+            return Err(Error::Nothing { dir });
+        }
         let view = Arc::new(View::new(dir.clone(), State::default(), 0));
         let mut follower = Follower { dir, journal: None, at: 0, next_number: 0 };
         follower.catch_up(&view)?;
