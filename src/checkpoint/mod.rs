@@ -61,9 +61,9 @@ pub enum Error {
     )]
     Edited {
         /// What it was.
-        was: Shape,
+        was: Box<Shape>,
         /// What it is.
-        is: Shape,
+        is: Box<Shape>,
     },
     /// The bus would go on from somewhere else.
     #[error(
@@ -130,7 +130,7 @@ impl Checkpoint {
     /// partitions that it gives.
     pub fn agrees_with(&self, stage: &Shape, positions: &Positions) -> Result<(), Error> {
         if self.stage.kind != stage.kind || self.stage.from.iter().any(|name| !stage.from.contains(name)) {
-            return Err(Error::Edited { was: self.stage.clone(), is: stage.clone() });
+            return Err(Error::Edited { was: Box::new(self.stage.clone()), is: Box::new(stage.clone()) });
         }
         for (partition, expected) in &self.positions {
             if let Some(found) = positions.get(partition)

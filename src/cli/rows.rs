@@ -38,8 +38,8 @@ pub(super) fn dead_letter(letter: &DeadLetter, message: &Message) -> Value {
     })
 }
 
-fn parsed(row: &String) -> Value {
-    serde_json::from_str(row).unwrap_or_else(|_| Value::from(row.as_str()))
+fn parsed(row: &str) -> Value {
+    serde_json::from_str(row).unwrap_or_else(|_| Value::from(row))
 }
 
 fn payload(record: &Record) -> Vec<String> {

@@ -8,6 +8,7 @@
 mod arithmetic;
 mod branches;
 mod catalog;
+mod clauses;
 mod contract;
 mod fault;
 mod parse;

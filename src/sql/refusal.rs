@@ -12,7 +12,8 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::tokenizer::{Span, Token};
 
-use super::{Fault, parse};
+use super::clauses::{self, Clause};
+use super::{Fault, parse, types};
 
 /// Refused clauses and functions, each at its place.
 pub(super) fn of_syntax(query: &Query, sql: &str, state: &SessionState) -> Vec<Fault> {
@@ -163,13 +164,29 @@ impl Search<'_> {
             self.refuse(&format!("the window function {name}"), place);
         } else if let Some(scalar) = scalar {
             if scalar.signature().volatility != Volatility::Immutable {
-                self.faults.push(not_deterministic(&name, place));
+                self.faults.push(not_deterministic(&name, place.clone()));
             }
+            self.unsupported(clauses::of_function(function), place.map_or(0, |place| place.start));
         } else if self.state.aggregate_functions().contains_key(&name) {
             self.refuse(&format!("the aggregate {name}"), place);
         } else if self.state.window_functions().contains_key(&name) {
             self.refuse(&format!("the window function {name}"), place);
+        } else {
+            self.unsupported(clauses::of_function(function), place.map_or(0, |place| place.start));
         }
+    }
+
+    /// Clauses that are found by their word, from the given byte on.
+    fn unsupported(&mut self, clauses: Vec<Clause>, from: usize) {
+        for Clause { what, keyword, help } in clauses {
+            let message = format!("{what} is not supported");
+            self.faults.push(Fault { message, span: self.keyword(keyword, from), help: Some(help.into()) });
+        }
+    }
+
+    fn sql_type(&mut self, sql_type: &ast::DataType, span: Span) {
+        let place = self.place(span);
+        self.faults.extend(types::length(sql_type).map(|fault| Fault { span: place, ..fault }));
     }
 }
 
@@ -192,9 +209,8 @@ impl Visitor for Search<'_> {
         if let Some(fetch) = &query.fetch {
             self.refuse("FETCH", self.clause("FETCH", fetch.span()));
         }
-        if !query.pipe_operators.is_empty() {
-            self.faults.push(Fault { message: "pipe operators are not supported".into(), span: None, help: None });
-        }
+        let start = self.place(query.span()).map_or(0, |place| place.start);
+        self.unsupported(clauses::of_query(query), start);
         self.set_operation(&query.body);
         ControlFlow::Continue(())
     }
@@ -223,12 +239,14 @@ impl Visitor for Search<'_> {
         for join in select.from.iter().flat_map(|from| &from.joins) {
             self.refuse("a join", self.clause("JOIN", join.relation.span()));
         }
+        self.unsupported(clauses::of_select(select), start);
         self.duplicates(select);
         ControlFlow::Continue(())
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
         let place = self.place(factor.span());
+        self.unsupported(clauses::of_table(factor), place.as_ref().map_or(0, |place| place.start));
         match factor {
             TableFactor::Table { args: None, .. } | TableFactor::Derived { .. } | TableFactor::NestedJoin { .. } => {}
             TableFactor::UNNEST { .. } => self.faults.push(Fault {
@@ -249,6 +267,8 @@ impl Visitor for Search<'_> {
     fn pre_visit_expr(&mut self, expr: &ast::Expr) -> ControlFlow<()> {
         match expr {
             ast::Expr::Function(function) => self.function(function),
+            ast::Expr::Cast { data_type, .. } => self.sql_type(data_type, expr.span()),
+            ast::Expr::TypedString(text) => self.sql_type(&text.data_type, expr.span()),
             ast::Expr::Subquery(query) => {
                 self.refuse("a subquery in an expression", self.place(query.span()));
             }
@@ -262,7 +282,11 @@ impl Visitor for Search<'_> {
 }
 
 fn is_word(token: &Token, keyword: &str) -> bool {
-    matches!(token, Token::Word(word) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(keyword))
+    match token {
+        Token::Word(word) => word.quote_style.is_none() && word.value.eq_ignore_ascii_case(keyword),
+        Token::VerticalBarRightAngleBracket => keyword == "|>",
+        _ => false,
+    }
 }
 
 fn needs_state(what: &str, span: Option<Range<usize>>) -> Fault {

@@ -345,7 +345,7 @@ fn sql_types_become_arrow_types() {
     let list = |item| DataType::List(Arc::new(Field::new_list_field(item, true)));
     for (text, expected) in [
         ("text", DataType::Utf8),
-        ("varchar(20)", DataType::Utf8),
+        ("varchar", DataType::Utf8),
         ("string", DataType::Utf8),
         ("int", DataType::Int32),
         ("BIGINT", DataType::Int64),
@@ -385,6 +385,101 @@ fn a_type_that_does_not_exist_is_told_with_the_nearest() {
     assert_eq!(fault.span, Some(5..8));
     assert!(engine.data_type("").is_err());
     assert!(engine.data_type("decimal(99, 2)").is_err());
+}
+
+#[test]
+fn a_length_that_nothing_would_enforce_is_refused() {
+    let engine = Engine::new();
+    for (text, told) in [
+        ("varchar(3)", "varchar(3)"),
+        ("CHAR(3) not null", "char(3)"),
+        ("character varying(3)", "character varying(3)"),
+        ("varchar(3)[]", "varchar(3)"),
+        ("struct<a varchar(3)>", "varchar(3)"),
+        ("string(3)", "string(3)"),
+        ("float(53)", "float(53)"),
+        ("int(3)", "int(3)"),
+    ] {
+        assert_eq!(engine.data_type(text).unwrap_err().message, format!("the length in `{told}` is not enforced"));
+    }
+    assert!(engine.data_type("varchar(3)").unwrap_err().help.unwrap().starts_with("write `text`, which has no limit"));
+    for sql in ["SELECT CAST(name AS varchar(3)) AS n FROM orders", "SELECT name::char(3) AS n FROM orders"] {
+        let found = faults(sql);
+        assert!(found.len() == 1 && found[0].0.ends_with("(3)` is not enforced"), "{found:?}");
+    }
+}
+
+#[test]
+fn a_clause_that_would_be_passed_over_is_refused_at_its_place() {
+    for (sql, what, place) in [
+        ("SELECT id FROM orders PREWHERE id > 1", "PREWHERE", Some("PREWHERE")),
+        ("SELECT id FROM orders TABLESAMPLE (10 PERCENT)", "TABLESAMPLE", Some("TABLESAMPLE")),
+        ("SELECT id FROM (SELECT id FROM orders) AS t TABLESAMPLE (10 PERCENT)", "TABLESAMPLE", Some("TABLESAMPLE")),
+        ("SELECT id FROM orders CONNECT BY PRIOR id = qty", "CONNECT BY", Some("CONNECT")),
+        ("SELECT id FROM orders START WITH id = 1 CONNECT BY PRIOR id = qty", "START WITH", Some("START")),
+        ("SELECT upper(name) FILTER (WHERE id > 1) AS n FROM orders", "FILTER", Some("FILTER")),
+        ("SELECT upper(DISTINCT name) AS n FROM orders", "DISTINCT or ALL before an argument", None),
+        ("SELECT upper(ALL name) AS n FROM orders", "DISTINCT or ALL before an argument", None),
+        ("SELECT upper(name ORDER BY id) AS n FROM orders", "ORDER BY among arguments", Some("ORDER")),
+        ("SELECT upper(name) WITHIN GROUP (ORDER BY id) AS n FROM orders", "WITHIN GROUP", Some("WITHIN")),
+        ("SELECT upper(name IGNORE NULLS) AS n FROM orders", "IGNORE NULLS", Some("IGNORE")),
+        ("SELECT unnest(tags) FILTER (WHERE id > 1) AS n FROM orders", "FILTER", Some("FILTER")),
+        ("SELECT id FROM orders PARTITION (p0)", "PARTITION on an input", Some("PARTITION")),
+        ("SELECT id FROM orders SETTINGS max_threads = 1", "SETTINGS", Some("SETTINGS")),
+        ("SELECT id FROM orders FORMAT JSON", "FORMAT", Some("FORMAT")),
+        ("SELECT id FROM orders WITH (NOLOCK)", "a WITH hint on an input", Some("WITH")),
+        ("SELECT id FROM orders FOR UPDATE", "FOR UPDATE or FOR SHARE", Some("FOR")),
+        ("SELECT id FROM orders FOR JSON AUTO", "FOR JSON", Some("FOR")),
+        ("SELECT id FROM orders |> WHERE id > 1", "a pipe operator", Some("|>")),
+        ("SELECT id INTO other FROM orders", "INTO", Some("INTO")),
+        ("SELECT TOP 3 id FROM orders", "TOP", Some("TOP")),
+        ("SELECT id FROM orders SORT BY id", "SORT BY", Some("SORT")),
+        ("SELECT id FROM orders CLUSTER BY id", "CLUSTER BY", Some("CLUSTER")),
+        ("SELECT id FROM orders DISTRIBUTE BY id", "DISTRIBUTE BY", Some("DISTRIBUTE")),
+        ("SELECT id FROM orders LATERAL VIEW explode(tags) t AS tag", "LATERAL VIEW", Some("LATERAL")),
+        ("SELECT id FROM orders WINDOW w AS (PARTITION BY id)", "WINDOW", Some("WINDOW")),
+        ("FROM orders", "a query without a select list", Some("FROM")),
+        ("SELECT FROM orders", "a query without a select list", Some("FROM")),
+        ("SELECT t.id FROM (SELECT id FROM orders PREWHERE id > 1) AS t", "PREWHERE", Some("PREWHERE")),
+    ] {
+        let found = faults(sql);
+        let told = (format!("{what} is not supported"), place.map(str::to_owned));
+        assert!(found.contains(&told), "{sql}: {found:?}");
+    }
+    assert!(plan("SELECT id FROM orders QUALIFY id > 1").is_err());
+    assert!(plan("SELECT id FROM orders FOR SYSTEM_TIME AS OF '2024-01-01'").is_err());
+}
+
+#[test]
+fn what_only_looks_like_such_a_clause_is_a_query() {
+    for sql in [
+        "FROM orders SELECT id",
+        "SELECT ALL id FROM orders",
+        "SELECT /*+ fast */ id FROM orders",
+        "SELECT n FROM (SELECT id FROM orders) AS t (n)",
+        "SELECT * EXCLUDE (tags) FROM orders",
+        "SELECT (id) FROM (orders)",
+    ] {
+        assert!(plan(sql).is_ok(), "{sql}: {:?}", plan(sql));
+    }
+}
+
+#[test]
+fn a_function_that_panics_on_a_row_rejects_the_row_and_no_other() {
+    use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
+    let mut engine = Engine::new();
+    let fragile = |args: &[ColumnarValue]| {
+        let ids = ColumnarValue::values_to_arrays(args)?.remove(0);
+        let ids = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(&ids);
+        assert!(!ids.values().contains(&2), "byte array offset overflow");
+        Ok(args[0].clone())
+    };
+    let types = vec![DataType::Int64];
+    engine.register(create_udf("fragile", types, DataType::Int64, Volatility::Immutable, Arc::new(fragile)));
+    let query = engine.plan("SELECT fragile(id) AS id FROM orders", &[("orders", schema())]).unwrap();
+    let output = query.operator().process(0, &batch());
+    assert_eq!(output.origin, [0, 2, 3]);
+    assert_eq!(output.rejects, [rejected(1, Class::Expression, "a function gave up: byte array offset overflow")]);
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::execution::session_state::SessionState;
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
-use datafusion::sql::sqlparser::ast::{ColumnDef, ColumnOption, ColumnOptionDef, DataType as SqlType, Ident};
+use datafusion::sql::sqlparser::ast::{
+    ArrayElemTypeDef, ColumnDef, ColumnOption, ColumnOptionDef, DataType as SqlType, ExactNumberInfo, Ident,
+};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
@@ -45,6 +47,9 @@ pub(super) fn parser_options() -> ParserOptions {
 
 pub(super) fn parse(state: &SessionState, text: &str) -> Result<(DataType, bool), Fault> {
     let (sql_type, nullable) = read(text).map_err(|error| parse::fault(&error, text))?;
+    if let Some(fault) = length(&sql_type) {
+        return Err(fault);
+    }
     let catalog = Catalog::new(state, &[]);
     let option = if nullable { ColumnOption::Null } else { ColumnOption::NotNull };
     let column = ColumnDef {
@@ -68,6 +73,55 @@ fn read(text: &str) -> Result<(SqlType, bool), ParserError> {
         end if end.token == Token::EOF => Ok((sql_type, nullable)),
         other => parser.expected("`not null` or the end of the type", other),
     }
+}
+
+/// The fault of a type with a length, which nothing would enforce, also where it is a part of another type.
+pub(super) fn length(sql_type: &SqlType) -> Option<Fault> {
+    let (instead, has_length) = match sql_type {
+        SqlType::Character(length)
+        | SqlType::Char(length)
+        | SqlType::CharacterVarying(length)
+        | SqlType::CharVarying(length)
+        | SqlType::Varchar(length)
+        | SqlType::Nvarchar(length) => ("text", length.is_some()),
+        SqlType::CharacterLargeObject(length)
+        | SqlType::CharLargeObject(length)
+        | SqlType::Clob(length)
+        | SqlType::String(length) => ("text", length.is_some()),
+        SqlType::TinyInt(length) => ("tinyint", length.is_some()),
+        SqlType::SmallInt(length) | SqlType::Int2(length) => ("smallint", length.is_some()),
+        SqlType::Int(length) | SqlType::Integer(length) | SqlType::Int4(length) => ("int", length.is_some()),
+        SqlType::BigInt(length) | SqlType::Int8(length) => ("bigint", length.is_some()),
+        SqlType::TinyIntUnsigned(length) => ("tinyint unsigned", length.is_some()),
+        SqlType::SmallIntUnsigned(length) | SqlType::Int2Unsigned(length) => ("smallint unsigned", length.is_some()),
+        SqlType::IntUnsigned(length) | SqlType::IntegerUnsigned(length) | SqlType::Int4Unsigned(length) => {
+            ("int unsigned", length.is_some())
+        }
+        SqlType::BigIntUnsigned(length) | SqlType::Int8Unsigned(length) => ("bigint unsigned", length.is_some()),
+        SqlType::Float(precision) => ("real` or `double", *precision != ExactNumberInfo::None),
+        SqlType::Array(ArrayElemTypeDef::SquareBracket(_, Some(_))) => {
+            return Some(Fault {
+                message: format!("the length in `{sql_type}` is not enforced"),
+                span: None,
+                help: Some("write [] without a length; a list has no limit".into()),
+            });
+        }
+        SqlType::Array(
+            ArrayElemTypeDef::AngleBracket(item)
+            | ArrayElemTypeDef::SquareBracket(item, None)
+            | ArrayElemTypeDef::Parenthesis(item),
+        ) => return length(item),
+        SqlType::Struct(fields, _) => return fields.iter().find_map(|field| length(&field.field_type)),
+        _ => return None,
+    };
+    has_length.then(|| Fault {
+        message: format!("the length in `{}` is not enforced", sql_type.to_string().to_lowercase()),
+        span: None,
+        help: Some(match instead {
+            "text" => "write `text`, which has no limit; check a length with length(…) in a query".into(),
+            _ => format!("write `{instead}`"),
+        }),
+    })
 }
 
 /// Whether it is the name that DataFusion does not know, and not a part of a type whose name it does.

@@ -1,11 +1,13 @@
 //! Which files there are: a path or a pattern to what the file system says of each match. What is to be read of them is
 //! `plan`'s business.
 
+use std::collections::HashSet;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::walk;
 use crate::config::Compression;
 use crate::connector::intake::{HEAD_BYTES, Identity};
 use crate::connector::{Error, Result};
@@ -44,22 +46,21 @@ pub struct Seen {
 }
 
 impl Selection {
-    /// The paths of all files that match, in the order in which they are read: by the bytes of the path.
-    pub fn paths(&self) -> Result<Vec<PathBuf>> {
+    /// The paths of all files that match, in the order in which they are read: by the bytes of the path. A file whose name
+    /// is not UTF-8 is left out, with a warning the first time, which `warned` remembers.
+    pub fn paths(&self, warned: &mut HashSet<PathBuf>) -> Result<Vec<PathBuf>> {
         // A name with brackets in it is meant literally if there is a file of that name.
         if self.path.is_file() {
             return Ok(vec![self.path.clone()]);
         }
-        let options = glob::MatchOptions { require_literal_leading_dot: true, ..Default::default() };
-        let pattern = self.path.to_string_lossy();
-        let Ok(matches) = glob::glob_with(&pattern, options) else { return Ok(Vec::new()) };
-        let mut paths = Vec::new();
-        for found in matches {
-            let path = found.map_err(|error| Error::io("list", error.path())(error.into()))?;
-            if path.is_file() {
-                paths.push(path);
+        let found = walk::matches(&self.path)?;
+        for path in found.unnamed {
+            if !warned.contains(&path) {
+                tracing::warn!(path = %path.display(), "a file or folder is left out: its name is not UTF-8");
+                warned.insert(path);
             }
         }
+        let mut paths: Vec<PathBuf> = found.paths.into_iter().filter(|path| path.is_file()).collect();
         paths.sort_by(|one, other| one.as_os_str().as_encoded_bytes().cmp(other.as_os_str().as_encoded_bytes()));
         Ok(paths)
     }
@@ -67,7 +68,7 @@ impl Selection {
     /// Looks at all files that match. One that is gone by the time it is looked at is left out.
     pub fn look(&self) -> Result<Vec<Seen>> {
         let mut all = Vec::new();
-        for path in self.paths()? {
+        for path in self.paths(&mut HashSet::new())? {
             all.extend(self.look_at(path)?);
         }
         Ok(all)
@@ -153,7 +154,7 @@ mod tests {
     }
 
     fn names(selection: &Selection) -> Vec<String> {
-        let paths = selection.paths().unwrap();
+        let paths = selection.paths(&mut HashSet::new()).unwrap();
         paths.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
     }
 
@@ -166,6 +167,16 @@ mod tests {
         fs::create_dir(dir.path().join("folder.ndjson")).unwrap();
         let selection = selection(dir.path().join("*.ndjson"));
         assert_eq!(names(&selection), ["B.ndjson", "a10.ndjson", "a2.ndjson", "b.ndjson"]);
+    }
+
+    #[test]
+    fn a_file_whose_name_is_not_utf_8_is_left_out() {
+        use std::os::unix::ffi::OsStrExt;
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a.csv"), "").unwrap();
+        fs::write(dir.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9.csv")), "").unwrap();
+        assert_eq!(names(&selection(dir.path().join("*.csv"))), ["a.csv"]);
+        assert_eq!(selection(dir.path().join("**/*.csv")).look().unwrap().len(), 1);
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //!   nobody reads, let the pattern match the rotated names, too. With several tasks it must not, since a file's path
 //!   says whose it is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -68,6 +68,8 @@ pub struct Follower {
     next_id: FileId,
     files: Vec<Followed>,
     chunk: Vec<u8>,
+    /// Paths that were said to be left out.
+    warned: HashSet<PathBuf>,
 }
 
 struct Followed {
@@ -86,7 +88,7 @@ impl Follower {
     /// A follower that says what it finds to `sender`.
     pub fn new(selection: Selection, lines: Lines, pace: Pace, sender: Sender) -> Self {
         let chunk = vec![0; CHUNK_BYTES];
-        Self { selection, lines, pace, sender, next_id: 0, files: Vec::new(), chunk }
+        Self { selection, lines, pace, sender, next_id: 0, files: Vec::new(), chunk, warned: HashSet::new() }
     }
 
     /// Follows, from the plan on, until nobody listens.
@@ -119,7 +121,7 @@ impl Follower {
     fn scan(&mut self) -> Result<(), Stop> {
         let mut there = HashMap::new();
         let mut new = Vec::new();
-        for path in self.selection.paths()? {
+        for path in self.selection.paths(&mut self.warned)? {
             let Ok(metadata) = fs::metadata(&path) else { continue };
             let key = (metadata.dev(), metadata.ino());
             if !self.files.iter().any(|file| file.key() == key) {

@@ -1,6 +1,6 @@
 //! Files as sources and sinks.
 //!
-//! Reading: `discover` says which files there are, `position` which of them were read and how far, `plan` what follows
+//! Reading: `discover` says which files there are, by the patterns of `walk`, `position` which of them were read and how far, `plan` what follows
 //! from the two; `once` and `follow` are the threads that read, `unpack` what they read through. What the bytes mean is
 //! the codec's business, and how rows lie in them that of `connector::frame`.
 
@@ -12,6 +12,7 @@ mod position;
 mod sink;
 mod source;
 mod unpack;
+mod walk;
 
 use super::Error;
 use super::intake::{Event, Sender};
