@@ -59,7 +59,7 @@ pub(super) async fn run(command: Command) -> ExitCode {
     match listed {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
-        Err(error) => exit::failed(error.as_ref()),
+        Err(error) => exit::failed_with(error.as_ref(), &pipeline.secrets),
     }
 }
 

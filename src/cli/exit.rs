@@ -3,8 +3,15 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use crate::config::Secrets;
+
 /// Says what failed, with its causes.
 pub(super) fn failed(error: &dyn Error) -> ExitCode {
+    failed_with(error, &Secrets::default())
+}
+
+/// The same of a pipeline, without what the environment makes of its `${NAME}`s.
+pub(super) fn failed_with(error: &dyn Error, secrets: &Secrets) -> ExitCode {
     let mut message = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -14,7 +21,7 @@ pub(super) fn failed(error: &dyn Error) -> ExitCode {
         }
         cause = error.source();
     }
-    eprintln!("fidelio: {message}");
+    eprintln!("fidelio: {}", secrets.conceal(&message));
     ExitCode::from(super::FAILED)
 }
 

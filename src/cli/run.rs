@@ -76,7 +76,7 @@ pub(super) async fn run(args: Args) -> ExitCode {
     }
     match run_pipeline(&args, &pipeline, topology).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => exit::failed(error.as_ref()),
+        Err(error) => exit::failed_with(error.as_ref(), &pipeline.secrets),
     }
 }
 

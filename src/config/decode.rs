@@ -10,7 +10,7 @@ use super::cursor::{Document, Syntax, Table, Value};
 use super::fault::{Fault, tidy};
 use super::spec::{Bus, Embedded, Pipeline, Retention, Spanned, Stage, Sync};
 use super::stage::{self, Hole};
-use super::text::Env;
+use super::text::{Env, Secrets};
 use super::units::{duration, is_topic_word, size, to_topic_word};
 use super::{Holes, examples};
 
@@ -56,6 +56,7 @@ impl Draft {
                 dir: dir.to_owned(),
                 text: text.into(),
                 file: file.into(),
+                secrets: Secrets::of(text, env),
             },
             faults: tidy(text, document.into_faults()),
             holes,

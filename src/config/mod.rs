@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub use decode::Draft;
 pub use fault::Fault;
 pub use spec::*;
-pub use text::Env;
+pub use text::{Env, Secrets};
 
 pub(crate) use cursor::quoted;
 pub(crate) use fault::{advice, tidy};

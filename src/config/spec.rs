@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::text;
+use super::text::{self, Secrets};
 
 /// The most partitions that a topic can have.
 pub const MAX_PARTITIONS: u32 = 1024;
@@ -60,6 +60,8 @@ pub struct Pipeline {
     pub text: Arc<str>,
     /// The name of the file, for showing faults in it.
     pub file: Arc<str>,
+    /// What of it is from the environment.
+    pub secrets: Secrets,
 }
 
 /// `[bus]`

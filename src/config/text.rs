@@ -1,6 +1,7 @@
 //! What the strings of a pipeline file mean: `${NAME}` filled in from the environment, and where in the file each byte
 //! of a decoded string is written.
 
+use std::fmt;
 use std::ops::Range;
 
 /// The environment, as a function from a variable's name to its value.
@@ -64,6 +65,33 @@ pub(super) fn expand(text: &str, env: &Env) -> Result<Expanded, Vec<(Range<usize
             };
     }
     if troubles.is_empty() { Ok(Expanded { text: out, from_env }) } else { Err(troubles) }
+}
+
+/// What the environment makes of the `${NAME}`s of a pipeline file, so that it can be kept out of what is said later.
+#[derive(Clone, Default)]
+pub struct Secrets(Vec<(String, String)>);
+
+impl Secrets {
+    /// The shortest value that is looked for in a text: a shorter one would be found where it only happens to stand.
+    const SHORTEST_BYTES: usize = 4;
+
+    /// Those of a file.
+    pub(super) fn of(text: &str, env: &Env) -> Self {
+        let names = text.match_indices("${").filter_map(|(at, opening)| variable(text.get(at + opening.len()..)?));
+        let values = names.filter_map(|name| Some((name.to_owned(), env(name)?)));
+        Self(values.filter(|(_, value)| value.len() >= Self::SHORTEST_BYTES).collect())
+    }
+
+    /// The text with the name of the variable in place of each value.
+    pub fn conceal(&self, text: &str) -> String {
+        self.0.iter().fold(text.to_owned(), |text, (name, value)| text.replace(value, &format!("${{{name}}}")))
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
 }
 
 /// The name of the variable in what follows `${`.

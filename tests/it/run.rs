@@ -152,6 +152,15 @@ fn what_a_tool_looks_for_before_the_first_run_is_said_not_to_be_there() {
 }
 
 #[test]
+fn what_a_run_says_has_the_names_of_variables_and_not_what_they_hold() {
+    let scratch = Scratch::with(&CHAIN.replace("in.ndjson", "${FOLDER}/in.ndjson"));
+    let output = scratch.command(&["run", "p.toml"]).env("FOLDER", "hunter2hunter2").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("${FOLDER}") && !said.contains("hunter2"), "{said}");
+}
+
+#[test]
 fn a_second_run_does_nothing_twice_and_reads_what_was_appended() {
     let scratch = Scratch::with(CHAIN);
     scratch.write("in.ndjson", numbers(0, 100));
