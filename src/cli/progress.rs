@@ -28,7 +28,8 @@ pub fn show(topology: &Arc<Topology>, meters: Arc<Meters>) -> Bars {
         loop {
             for (stage, bar) in topology.stages.iter().zip(&bars) {
                 let published: u64 = stage.from.iter().map(|name| meters.seen(name).total.rows_out).sum();
-                bar.set_length(published);
+                // An empty bar, not a full one, before there is anything to do.
+                bar.set_length(published.max(1));
                 bar.set_position(meters.seen(&stage.name).total.rows_in);
             }
             tokio::time::sleep(INTERVAL).await;

@@ -141,7 +141,10 @@ impl Outlet {
         if part.results.num_rows() == 0 {
             return Ok(Vec::new());
         }
-        let ordinals = ordinals(part.results.num_rows(), |result| part.origin(result));
+        let ordinals = match format {
+            Format::Arrow => Vec::new(),
+            Format::Json => ordinals(part.results.num_rows(), |result| part.origin(result)),
+        };
         let mut made = Vec::new();
         for (number, rows, batch) in keys::split(&part.results, key, *partitions, self.task)? {
             let to = topic.partition(number);
