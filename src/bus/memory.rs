@@ -267,14 +267,7 @@ impl Lease for MemoryLease {
     }
 
     async fn commit(&mut self, commit: Commit) -> Result<()> {
-        let checkpoint = Outgoing {
-            to: self.group.checkpoint.partition(self.task),
-            record: Record { value: commit.checkpoint, ..Record::default() },
-        };
-        let mut outgoing = commit.results;
-        outgoing.extend(commit.events);
-        outgoing.extend(commit.dead_letters);
-        outgoing.push(checkpoint);
+        let (outgoing, positions) = commit.into_records(self.group.checkpoint.partition(self.task));
         let mut state = self.shared.state();
         state.check_epoch(&self.group, self.task, self.epoch)?;
         for Outgoing { to, record } in &outgoing {
@@ -284,12 +277,12 @@ impl Lease for MemoryLease {
                 return Err(Error::TooLarge { to: to.clone(), bytes, limit: MAX_RECORD_BYTES });
             }
         }
-        for partition in commit.positions.keys() {
+        for partition in positions.keys() {
             state.partition(partition)?;
         }
         outgoing.into_iter().for_each(|outgoing| state.append(outgoing));
         if let Some(consumer) = state.groups.get_mut(&self.group.name) {
-            consumer.positions.extend(commit.positions);
+            consumer.positions.extend(positions);
         }
         drop(state);
         self.shared.commits.send_modify(|commits| *commits += 1);

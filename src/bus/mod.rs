@@ -103,6 +103,18 @@ pub struct Commit {
     pub positions: Positions,
 }
 
+impl Commit {
+    /// All records of the step, the checkpoint last, for the partition it goes to; and the positions.
+    fn into_records(self, checkpoint: TopicPartition) -> (Vec<Outgoing>, Positions) {
+        let record = Record { value: self.checkpoint, ..Record::default() };
+        let mut records = self.results;
+        records.extend(self.events);
+        records.extend(self.dead_letters);
+        records.push(Outgoing { to: checkpoint, record });
+        (records, self.positions)
+    }
+}
+
 /// How much a poll gives at most. A message is never divided, so the first one is given whatever its size.
 #[derive(Debug, Clone, Copy)]
 pub struct Limit {

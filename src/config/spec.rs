@@ -78,13 +78,6 @@ impl Bus {
             Bus::Embedded(bus) => &bus.data_dir,
         }
     }
-
-    /// When a commit is durable.
-    pub fn sync(&self) -> Sync {
-        match self {
-            Bus::Embedded(bus) => bus.sync,
-        }
-    }
 }
 
 /// `[bus]` with `kind = "embedded"`, which is the default.

@@ -12,9 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::committer::{Request, Step};
 use super::shared::Shared;
 use crate::bus::limit::Budget;
-use crate::bus::{
-    Commit, Error, Group, Lease, Limit, Message, Outgoing, Positions, Record, Result, Resume, TopicPartition,
-};
+use crate::bus::{Commit, Error, Group, Lease, Limit, Message, Outgoing, Positions, Result, Resume, TopicPartition};
 
 /// One message.
 const ONE: Limit = Limit { rows: 1, bytes: 0 };
@@ -147,14 +145,7 @@ impl Lease for EmbeddedLease {
 
     async fn commit(&mut self, commit: Commit) -> Result<()> {
         self.check_epoch()?;
-        let checkpoint = Outgoing {
-            to: self.group.checkpoint.partition(self.task),
-            record: Record { value: commit.checkpoint, ..Record::default() },
-        };
-        let mut outgoing = commit.results;
-        outgoing.extend(commit.events);
-        outgoing.extend(commit.dead_letters);
-        outgoing.push(checkpoint);
+        let (outgoing, positions) = commit.into_records(self.group.checkpoint.partition(self.task));
         let limit = self.shared.options.max_record_bytes;
         for Outgoing { to, record } in &outgoing {
             let bytes = record.size_bytes();
@@ -163,14 +154,8 @@ impl Lease for EmbeddedLease {
             }
         }
         let (reply, answer) = oneshot::channel();
-        let step = Step {
-            group: self.group.name.clone(),
-            task: self.task,
-            epoch: self.epoch,
-            outgoing,
-            positions: commit.positions,
-            reply,
-        };
+        let step =
+            Step { group: self.group.name.clone(), task: self.task, epoch: self.epoch, outgoing, positions, reply };
         self.requests.send(Request::Commit(step)).map_err(|_| self.shared.refusal())?;
         answer.await.unwrap_or_else(|_| Err(self.shared.refusal()))
     }
