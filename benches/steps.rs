@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use fidelio::bus::{Change, Commit, Outgoing, Record};
-use fidelio::codec::{Decoder as _, Encoder as _, arrow, json};
+use fidelio::codec::{Decoder as _, Encoder as _, Text, arrow, json};
 use fidelio::connector::{self, Polled};
 use fidelio::topology::{Topology, Work};
 
@@ -47,7 +47,7 @@ fn steps(criterion: &mut Criterion) {
     group.bench_function("encode-ndjson", |bench| {
         let mut encoder = json::Encoder::new();
         bench.iter_batched(
-            || BytesMut::with_capacity(EVENTS * 128),
+            || Text { bytes: BytesMut::with_capacity(EVENTS * 128), rows: 0 },
             |mut text| {
                 encoder.encode(black_box(&batch), &mut text).unwrap();
                 text

@@ -35,6 +35,8 @@ struct Shared {
 struct State {
     topics: BTreeMap<Topic, Stored>,
     groups: BTreeMap<Arc<str>, Consumer>,
+    /// Joins of any group so far.
+    joins: u64,
 }
 
 struct Stored {
@@ -49,7 +51,7 @@ struct Partition {
 }
 
 struct Consumer {
-    /// Grows with every join; leases of an earlier epoch are fenced.
+    /// The number of the last join; leases under an earlier one are fenced.
     epoch: watch::Sender<u64>,
     positions: Positions,
 }
@@ -188,12 +190,13 @@ impl Bus for Memory {
         let mut state = self.shared.state();
         state.topic(&group.checkpoint)?;
         let positions = (0..group.tasks).map(|task| state.positions(&group, task)).collect::<Result<Vec<_>>>()?;
+        state.joins += 1;
+        let epoch = state.joins;
         let consumer = state
             .groups
             .entry(group.name.clone())
             .or_insert_with(|| Consumer { epoch: watch::Sender::new(0), positions: Positions::new() });
-        consumer.epoch.send_modify(|epoch| *epoch += 1);
-        let epoch = *consumer.epoch.borrow();
+        consumer.epoch.send_replace(epoch);
         let leases = (0..group.tasks).zip(positions).map(|(task, positions)| -> Box<dyn Lease> {
             let cursors = positions.into_iter().collect();
             Box::new(MemoryLease { shared: self.shared.clone(), group: group.clone(), task, epoch, cursors })
@@ -202,6 +205,16 @@ impl Bus for Memory {
         // Polls that wait under an older lease are to learn that it is fenced.
         self.shared.commits.send_modify(|commits| *commits += 1);
         Ok(Box::new(member))
+    }
+
+    async fn groups(&self) -> Result<Vec<Arc<str>>> {
+        Ok(self.shared.state().groups.keys().cloned().collect())
+    }
+
+    async fn forget(&self, group: &str) -> Result<()> {
+        self.shared.state().groups.remove(group);
+        self.shared.commits.send_modify(|commits| *commits += 1);
+        Ok(())
     }
 
     fn max_record_bytes(&self) -> usize {

@@ -182,6 +182,14 @@ pub trait Bus: Log {
     /// unless the bus shares tasks out among members.
     async fn join(&self, group: Group) -> Result<Box<dyn Member>>;
 
+    /// The names of the groups that exist, ascending. What they have to read is kept for them, whether or not anybody
+    /// runs them.
+    async fn groups(&self) -> Result<Vec<Arc<str>>>;
+
+    /// Forgets that a group that nobody runs ever consumed anything: its positions are gone, and nothing is kept for it
+    /// any longer. Of one that does not exist there is nothing to forget.
+    async fn forget(&self, group: &str) -> Result<()>;
+
     /// The largest record it takes, in bytes as [`Record::size_bytes`] counts them.
     fn max_record_bytes(&self) -> usize;
 

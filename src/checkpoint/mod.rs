@@ -6,9 +6,9 @@ use std::fmt;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::bus::{Positions, Topic, TopicPartition};
+use crate::connector::Position;
 use crate::fidelity::Counts;
 
 /// The version of the shape below. A checkpoint of another version is refused.
@@ -23,10 +23,10 @@ pub struct Checkpoint {
     pub counts: Counts,
     /// How far its input partitions are dealt with.
     pub positions: Positions,
-    /// The position of its source connector, where it has one.
-    pub source: Option<Value>,
-    /// The position of its sink connector, where it has one.
-    pub sink: Option<Value>,
+    /// How far its source connector is, where it has one.
+    pub source: Option<Position>,
+    /// How far its sink connector is, where it has one.
+    pub sink: Option<Position>,
 }
 
 /// What cannot be edited in a stage that has run: counts and positions would no longer mean anything.
@@ -68,7 +68,7 @@ pub enum Error {
     /// The bus would go on from somewhere else.
     #[error(
         "the checkpoint goes on from offset {expected} of {partition}, and the bus from {found}: one of them is not \
-             of this pipeline's last commit"
+             of this pipeline's last commit. A stage that was forgotten is to come back under another name"
     )]
     Positions {
         /// Of which input.
@@ -89,9 +89,9 @@ struct Written {
     counts: Counts,
     positions: Vec<(String, u32, u64)>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    source: Option<Value>,
+    source: Option<Position>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    sink: Option<Value>,
+    sink: Option<Position>,
 }
 
 impl fmt::Display for Shape {
@@ -175,10 +175,10 @@ mod tests {
             stage: Shape { kind: "sql".into(), from: vec!["b".into()] },
             counts: Counts { rows_in: 5, rows_out: 3, filtered: 1, expanded: 0, dead_lettered: 1, events: 2 },
             positions: [(Topic::new("a.b.c.results").partition(1), 17)].into(),
-            source: Some(serde_json::json!({"bytes": 9})),
+            source: Some(Position { rows: 5, at: serde_json::json!({"bytes": 9}) }),
             sink: None,
         };
-        let written = r#"{"version":1,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"events":2},"positions":[["a.b.c.results",1,17]],"source":{"bytes":9}}"#;
+        let written = r#"{"version":1,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"events":2},"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}}}"#;
         assert_eq!(checkpoint.encode().unwrap(), written.as_bytes());
         assert_eq!(Checkpoint::decode(written.as_bytes()).unwrap(), checkpoint);
     }

@@ -4,6 +4,7 @@ mod check;
 mod diagnostics;
 mod dlq;
 mod exit;
+mod forget;
 mod graph;
 mod output;
 mod pipeline;
@@ -53,6 +54,7 @@ enum Command {
     /// Dead letters: rows that a stage could not process
     #[command(subcommand)]
     Dlq(dlq::Command),
+    Forget(forget::Args),
 }
 
 impl Cli {
@@ -66,6 +68,7 @@ impl Cli {
             Command::Test(args) => block_on(test::run(args)),
             Command::Tail(args) => block_on(tail::run(args)),
             Command::Dlq(command) => block_on(dlq::run(command)),
+            Command::Forget(args) => block_on(forget::run(args)),
         }
     }
 }

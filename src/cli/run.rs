@@ -103,10 +103,9 @@ async fn run_pipeline(args: &Args, pipeline: &Pipeline, topology: Topology) -> R
         drain: Duration::from_secs(args.drain_seconds),
         dir: pipeline.dir.clone(),
     };
-    let worker = Worker::start(bus, topology.clone(), registry.clone(), options).await?;
+    let worker = Worker::start(bus, topology.clone(), registry, options).await?;
     ready.store(true, Ordering::Relaxed);
     tokio::spawn(stop_on(signals, worker.stop()));
-    tokio::spawn(upkeep(registry));
     let bars = std::io::stderr().is_terminal().then(|| progress::show(&topology, worker.meters()));
     let outcome = worker.finished().await;
     if let Some(bars) = bars {
@@ -136,12 +135,5 @@ async fn stop_on((mut terminate, mut interrupt): (Signal, Signal), stop: Stop) {
         }
         tracing::info!("stopping: draining what is in the pipeline");
         stop.stop();
-    }
-}
-
-async fn upkeep(registry: Arc<Registry>) {
-    loop {
-        tokio::time::sleep(Registry::UPKEEP).await;
-        registry.upkeep();
     }
 }

@@ -61,11 +61,20 @@ pub trait Decoder: Send {
     fn decode(&mut self, raw: &RawRows) -> Decoded;
 }
 
+/// Rows as the text of a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Text {
+    /// The text.
+    pub bytes: BytesMut,
+    /// The rows in it, as whoever wrote them there counted.
+    pub rows: u64,
+}
+
 /// Turns rows into text, one line each.
 pub trait Encoder: Send {
     /// What a file of this format starts with, such as a header line; empty if nothing.
     fn head(&self) -> Bytes;
 
     /// Appends the rows of the batch, each with its line end.
-    fn encode(&mut self, batch: &RecordBatch, to: &mut BytesMut) -> Result<(), ::arrow::error::ArrowError>;
+    fn encode(&mut self, batch: &RecordBatch, to: &mut Text) -> Result<(), ::arrow::error::ArrowError>;
 }

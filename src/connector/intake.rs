@@ -123,6 +123,7 @@ pub struct Intake {
     /// The file that the last event was about.
     active: FileId,
     unopened: FileId,
+    given: u64,
     stopped: Option<Stop>,
 }
 
@@ -153,7 +154,18 @@ impl Intake {
         let (sender, events) = mpsc::channel(AHEAD);
         std::thread::Builder::new().name("fidelio-read".into()).spawn(move || read(sender))?;
         let files = BTreeMap::new();
-        Ok(Self { format, fill, max_row_bytes, events, held: None, files, active: 0, unopened: 0, stopped: None })
+        Ok(Self {
+            format,
+            fill,
+            max_row_bytes,
+            events,
+            held: None,
+            files,
+            active: 0,
+            unopened: 0,
+            given: 0,
+            stopped: None,
+        })
     }
 
     /// The next rows; see [`super::Source::poll`].
@@ -187,6 +199,11 @@ impl Intake {
     /// How far each file was given that was opened and is not to be forgotten.
     pub fn progress(&self) -> impl Iterator<Item = &Progress> {
         self.files.values().map(|file| &file.progress)
+    }
+
+    /// Rows given so far, whatever became of their files.
+    pub fn given(&self) -> u64 {
+        self.given
     }
 
     /// The least number of a file that was not opened yet. Files are opened in the order of their numbers.
@@ -225,6 +242,7 @@ impl Intake {
         let Some(cut) = file.framer.take() else { return Polled::Idle };
         file.progress.offset = cut.next;
         file.progress.rows += cut.rows.len() as u64;
+        self.given += cut.rows.len() as u64;
         let block = Block {
             origin: file.progress.identity.path.clone(),
             header: cut.header,

@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use serde_json::Value;
 
 use crate::bus::{Limit, Micros};
-use crate::codec::RawRows;
+use crate::codec::{RawRows, Text};
 use crate::config::{self, Input, Output};
 use crate::failure::Reject;
 use file::{FileSink, FileSource, Mode, Selection};
+pub use position::Position;
 use stdin::StdinSource;
 use stdout::StdoutSink;
 
@@ -82,13 +82,13 @@ pub enum Polled {
 pub trait Source: Send {
     /// Goes to where a commit left it: a value that [`Source::position`] gave, or `None` for the beginning. Called once,
     /// first.
-    async fn resume(&mut self, position: Option<Value>) -> Result<()>;
+    async fn resume(&mut self, position: Option<Position>) -> Result<()>;
 
     /// The next rows, in order. Waits up to `wait` for the first one. A row over the limit's bytes is given alone.
     async fn poll(&mut self, limit: Limit, wait: Duration) -> Result<Polled>;
 
     /// The position after everything that was given so far; becomes part of the commit.
-    fn position(&self) -> Value;
+    fn position(&self) -> Position;
 }
 
 /// Where rows go.
@@ -99,13 +99,13 @@ pub trait Sink: Send {
     ///
     /// After `None` the caller flushes and commits that position before it writes anything, so that whatever a crash
     /// leaves in the output is known to be this sink's.
-    async fn resume(&mut self, position: Option<Value>, head: Bytes) -> Result<()>;
+    async fn resume(&mut self, position: Option<Position>, head: Bytes) -> Result<()>;
 
     /// Takes encoded rows; they are out for certain only after the next flush.
-    async fn write(&mut self, rows: Bytes) -> Result<()>;
+    async fn write(&mut self, rows: Text) -> Result<()>;
 
     /// Makes what was written durable and gives the position after it; becomes part of the commit.
-    async fn flush(&mut self) -> Result<Value>;
+    async fn flush(&mut self) -> Result<Position>;
 }
 
 /// What a connector answers.
@@ -155,6 +155,8 @@ impl Error {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+
     use super::*;
     use crate::config::LineFormat;
 
@@ -172,9 +174,11 @@ mod tests {
         sink.flush().await.unwrap();
         let limit = Limit { rows: 10, bytes: 1000 };
         while let Polled::Rows(block) = source.poll(limit, Duration::from_secs(3600)).await.unwrap() {
-            sink.write(block.rows.bytes).await.unwrap();
+            let rows = block.rows.len() as u64;
+            sink.write(Text { bytes: BytesMut::from(&block.rows.bytes[..]), rows }).await.unwrap();
         }
-        sink.flush().await.unwrap();
+        assert_eq!(sink.flush().await.unwrap().rows, 2);
+        assert_eq!(source.position().rows, 2);
         assert_eq!(std::fs::read_to_string(dir.path().join("out-3.ndjson")).unwrap(), "1\n2\n");
     }
 }

@@ -10,11 +10,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::frame::Ending;
 use super::intake::{CHUNK_BYTES, Ended, Event, FileId, Fill, Identity, Intake, Opened, Sender, now};
-use super::{Error, Polled, Result, Source, position};
+use super::{Error, Polled, Position, Result, Source, position};
 use crate::bus::Limit;
 use crate::config::LineFormat;
 
@@ -24,10 +23,9 @@ const NAME: &str = "stdin";
 
 /// How much was read, over all processes.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-struct Position {
+struct Place {
     version: u32,
     bytes: u64,
-    rows: u64,
 }
 
 /// Reads standard input, or whatever reads like it.
@@ -35,23 +33,24 @@ pub struct StdinSource<R> {
     input: Option<R>,
     format: LineFormat,
     max_row_bytes: usize,
-    /// What former processes read.
-    before: Position,
+    /// What former processes read, in bytes and in rows.
+    before: (u64, u64),
     intake: Option<Intake>,
 }
 
 impl<R: Read + Send + 'static> StdinSource<R> {
     /// A source of the rows of `input`.
     pub fn new(input: R, format: LineFormat, max_row_bytes: usize) -> Self {
-        Self { input: Some(input), format, max_row_bytes, before: Position::default(), intake: None }
+        Self { input: Some(input), format, max_row_bytes, before: (0, 0), intake: None }
     }
 }
 
 #[async_trait]
 impl<R: Read + Send + 'static> Source for StdinSource<R> {
-    async fn resume(&mut self, position: Option<Value>) -> Result<()> {
-        if let Some(value) = position {
-            self.before = position::read(value, VERSION, NAME)?;
+    async fn resume(&mut self, position: Option<Position>) -> Result<()> {
+        if let Some(Position { rows, at }) = position {
+            let Place { bytes, .. } = position::read(at, VERSION, NAME)?;
+            self.before = (bytes, rows);
         }
         if let Some(input) = self.input.take() {
             let intake =
@@ -65,16 +64,18 @@ impl<R: Read + Send + 'static> Source for StdinSource<R> {
         let Some(intake) = &mut self.intake else { return Ok(Polled::Idle) };
         let mut polled = intake.poll(limit, wait).await?;
         if let Polled::Rows(block) = &mut polled {
-            block.offset += self.before.bytes;
+            block.offset += self.before.0;
         }
         Ok(polled)
     }
 
-    fn position(&self) -> Value {
-        let read = self.intake.as_ref().and_then(|intake| intake.progress().next());
-        let (bytes, rows) = read.map_or((0, 0), |read| (read.offset, read.rows));
-        let position = Position { version: VERSION, bytes: self.before.bytes + bytes, rows: self.before.rows + rows };
-        serde_json::to_value(position).unwrap_or_default()
+    fn position(&self) -> Position {
+        let (mut bytes, mut rows) = self.before;
+        if let Some(intake) = &self.intake {
+            bytes += intake.progress().next().map_or(0, |read| read.offset);
+            rows += intake.given();
+        }
+        Position { rows, at: serde_json::to_value(Place { version: VERSION, bytes }).unwrap_or_default() }
     }
 }
 
@@ -116,7 +117,11 @@ mod tests {
     const LIMIT: Limit = Limit { rows: 1000, bytes: 1 << 20 };
     const PATIENCE: Duration = Duration::from_secs(3600);
 
-    async fn resumed<R: Read + Send + 'static>(input: R, position: Option<Value>) -> StdinSource<R> {
+    fn position(bytes: u64, rows: u64) -> Position {
+        Position { rows, at: serde_json::json!({"version": 1, "bytes": bytes}) }
+    }
+
+    async fn resumed<R: Read + Send + 'static>(input: R, position: Option<Position>) -> StdinSource<R> {
         let mut source = StdinSource::new(input, LineFormat::Ndjson, 1000);
         source.resume(position).await.unwrap();
         source
@@ -137,21 +142,20 @@ mod tests {
         writer.write_all(b"1\n2\nunfin").unwrap();
         let first = block(&mut source).await;
         assert_eq!((first.rows.len(), &*first.origin), (2, "stdin"));
-        assert_eq!(source.position(), serde_json::json!({"version": 1, "bytes": 4, "rows": 2}));
+        assert_eq!(source.position(), position(4, 2));
         writer.write_all(b"ished").unwrap();
         drop(writer);
         assert_eq!(block(&mut source).await.rows.row(0), &b"unfinished"[..]);
         assert_eq!(source.poll(LIMIT, PATIENCE).await.unwrap(), Polled::Finished);
-        assert_eq!(source.position(), serde_json::json!({"version": 1, "bytes": 14, "rows": 3}));
+        assert_eq!(source.position(), position(14, 3));
     }
 
     #[tokio::test]
     async fn a_new_process_reads_its_input_from_the_start_and_the_counts_go_on() {
-        let position = serde_json::json!({"version": 1, "bytes": 100, "rows": 10});
-        let mut source = resumed(&b"\xef\xbb\xbf1\n2\n"[..], Some(position)).await;
+        let mut source = resumed(&b"\xef\xbb\xbf1\n2\n"[..], Some(position(100, 10))).await;
         let first = block(&mut source).await;
         assert_eq!((first.rows.len(), first.offset), (2, 100));
-        assert_eq!(source.position(), serde_json::json!({"version": 1, "bytes": 107, "rows": 12}));
+        assert_eq!(source.position(), position(107, 12));
     }
 
     #[tokio::test]

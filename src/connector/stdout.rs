@@ -7,11 +7,11 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::{Error, Result, Sink, position};
+use super::{Error, Position, Result, Sink, position};
+use crate::codec::Text;
 use crate::fault;
 
 const VERSION: u32 = 1;
@@ -21,7 +21,7 @@ const GATHERED_BYTES: usize = 1 << 20;
 
 /// How much was written, over all processes.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct Position {
+struct Place {
     version: u32,
     bytes: u64,
 }
@@ -29,15 +29,17 @@ struct Position {
 /// Writes to standard output, or to whatever is written to like it.
 pub struct StdoutSink<W> {
     output: Arc<Mutex<W>>,
-    gathered: BytesMut,
+    gathered: Text,
+    /// How much was written, over all processes.
     bytes: u64,
+    rows: u64,
     failed: bool,
 }
 
 impl<W: Write + Send + 'static> StdoutSink<W> {
     /// A sink to `output`.
     pub fn new(output: W) -> Self {
-        Self { output: Arc::new(Mutex::new(output)), gathered: BytesMut::new(), bytes: 0, failed: false }
+        Self { output: Arc::new(Mutex::new(output)), gathered: Text::default(), bytes: 0, rows: 0, failed: false }
     }
 
     /// Writes off the runtime, since whoever reads may take their time. Once that has failed, it always fails.
@@ -47,39 +49,41 @@ impl<W: Write + Send + 'static> StdoutSink<W> {
             return Err(failed(io::Error::other("the sink has stopped after a failure")));
         }
         self.failed = true;
-        let rows = self.gathered.split().freeze();
-        let bytes = rows.len() as u64;
+        let Text { bytes, rows } = std::mem::take(&mut self.gathered);
+        self.bytes += bytes.len() as u64;
+        self.rows += rows;
         let output = self.output.clone();
-        let written = tokio::task::spawn_blocking(move || write_all(&output, &rows)).await;
+        let written = tokio::task::spawn_blocking(move || write_all(&output, &bytes)).await;
         written.map_err(io::Error::from).flatten().map_err(failed)?;
         self.failed = false;
-        self.bytes += bytes;
         Ok(())
     }
 }
 
 #[async_trait]
 impl<W: Write + Send + 'static> Sink for StdoutSink<W> {
-    async fn resume(&mut self, position: Option<Value>, head: Bytes) -> Result<()> {
-        if let Some(value) = position {
-            let position: Position = position::read(value, VERSION, NAME)?;
-            self.bytes = position.bytes;
+    async fn resume(&mut self, position: Option<Position>, head: Bytes) -> Result<()> {
+        if let Some(Position { rows, at }) = position {
+            let Place { bytes, .. } = position::read(at, VERSION, NAME)?;
+            (self.bytes, self.rows) = (bytes, rows);
         }
-        self.gathered.extend_from_slice(&head);
+        self.gathered.bytes.extend_from_slice(&head);
         Ok(())
     }
 
-    async fn write(&mut self, rows: Bytes) -> Result<()> {
-        self.gathered.extend_from_slice(&rows);
-        if self.gathered.len() >= GATHERED_BYTES {
+    async fn write(&mut self, rows: Text) -> Result<()> {
+        self.gathered.bytes.extend_from_slice(&rows.bytes);
+        self.gathered.rows += rows.rows;
+        if self.gathered.bytes.len() >= GATHERED_BYTES {
             self.write_gathered().await?;
         }
         Ok(())
     }
 
-    async fn flush(&mut self) -> Result<Value> {
+    async fn flush(&mut self) -> Result<Position> {
         self.write_gathered().await?;
-        Ok(serde_json::to_value(Position { version: VERSION, bytes: self.bytes }).unwrap_or_default())
+        let place = Place { version: VERSION, bytes: self.bytes };
+        Ok(Position { rows: self.rows, at: serde_json::to_value(place).unwrap_or_default() })
     }
 }
 
@@ -99,24 +103,32 @@ mod tests {
 
     use super::*;
 
+    fn row(text: &str) -> Text {
+        Text { bytes: text.into(), rows: 1 }
+    }
+
+    fn position(bytes: u64, rows: u64) -> Position {
+        Position { rows, at: serde_json::json!({"version": 1, "bytes": bytes}) }
+    }
+
     #[tokio::test]
     async fn rows_are_out_after_a_flush_and_the_position_counts_them() {
         let (mut reader, writer) = io::pipe().unwrap();
         let mut sink = StdoutSink::new(writer);
         sink.resume(None, Bytes::from_static(b"id\n")).await.unwrap();
-        sink.write(Bytes::from_static(b"1\n")).await.unwrap();
-        assert_eq!(sink.flush().await.unwrap(), serde_json::json!({"version": 1, "bytes": 5}));
-        sink.write(Bytes::from_static(b"2\n")).await.unwrap();
-        let position = sink.flush().await.unwrap();
+        sink.write(row("1\n")).await.unwrap();
+        assert_eq!(sink.flush().await.unwrap(), position(5, 1));
+        sink.write(row("2\n")).await.unwrap();
+        let committed = sink.flush().await.unwrap();
         drop(sink);
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "id\n1\n2\n");
 
         let mut sink = StdoutSink::new(io::sink());
-        sink.resume(Some(position), Bytes::new()).await.unwrap();
-        sink.write(Bytes::from_static(b"3\n")).await.unwrap();
-        assert_eq!(sink.flush().await.unwrap(), serde_json::json!({"version": 1, "bytes": 9}));
+        sink.resume(Some(committed), Bytes::new()).await.unwrap();
+        sink.write(row("3\n")).await.unwrap();
+        assert_eq!(sink.flush().await.unwrap(), position(9, 3));
     }
 
     #[tokio::test]
@@ -125,7 +137,7 @@ mod tests {
         drop(reader);
         let mut sink = StdoutSink::new(writer);
         sink.resume(None, Bytes::new()).await.unwrap();
-        sink.write(Bytes::from_static(b"1\n")).await.unwrap();
+        sink.write(row("1\n")).await.unwrap();
         let error = sink.flush().await.unwrap_err();
         let Error::Io { action: "write", source, .. } = &error else { panic!("{error:?}") };
         assert_eq!(source.kind(), io::ErrorKind::BrokenPipe);
@@ -135,7 +147,7 @@ mod tests {
     #[tokio::test]
     async fn a_position_of_another_kind_is_refused() {
         let mut sink = StdoutSink::new(io::sink());
-        let refused = sink.resume(Some(serde_json::json!({"bytes": 3})), Bytes::new()).await;
+        let refused = sink.resume(Some(Position { rows: 1, at: serde_json::json!({"bytes": 3}) }), Bytes::new()).await;
         assert!(matches!(refused, Err(Error::Position { .. })));
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::bus::{self, Extent, Limit, Log, Positions, Topic, TopicPartition};
 use crate::checkpoint::{self, Checkpoint};
+use crate::connector::Position;
 use crate::fidelity::Counts;
 use crate::topology::{Stage, Topology};
 
@@ -22,8 +23,9 @@ pub struct Account {
     pub counts: Counts,
     /// Rows in its input topics that it has not dealt with yet.
     pub pending: u64,
-    /// Rows that were published to it and that it neither counted in nor still has before it, and rows that it counted
-    /// in and did not account for. Negative if there are more than were published.
+    /// Rows that were given to it and that it neither counted in nor still has before it, rows that it counted in and
+    /// did not account for, and rows that it counted out and its sink did not take. Negative if there are more than
+    /// were given.
     pub lost: i64,
 }
 
@@ -50,30 +52,40 @@ pub async fn accounts(log: &dyn Log, topology: &Topology) -> Result<Vec<Account>
     let mut published: HashMap<Arc<str>, u64> = HashMap::new();
     let mut accounts = Vec::with_capacity(topology.stages.len());
     for stage in &topology.stages {
-        let (counts, positions) = committed(log, stage).await?;
+        let committed = committed(log, stage).await?;
+        let Committed { counts, given, taken, .. } = committed;
         let inputs = stage.group().inputs;
-        let pending = pending(log, &inputs, &positions).await?;
-        let offered = match inputs.is_empty() {
-            true => counts.rows_in,
-            false => stage.from.iter().filter_map(|name| published.get(name)).sum(),
-        };
+        let pending = pending(log, &inputs, &committed.positions).await?;
+        let from = stage.from.iter().filter_map(|name| published.get(name)).sum();
+        let lost = lost(given.unwrap_or(from), &counts, pending, taken.unwrap_or(counts.rows_out));
         published.insert(stage.name.clone(), counts.rows_out);
-        accounts.push(Account { stage: stage.name.clone(), counts, pending, lost: lost(offered, &counts, pending) });
+        accounts.push(Account { stage: stage.name.clone(), counts, pending, lost });
     }
     Ok(accounts)
 }
 
-/// Rows lost at the hop into a stage to which `offered` rows were published, or inside it.
-fn lost(offered: u64, counts: &Counts, pending: u64) -> i64 {
-    let seen = counts.rows_in.wrapping_add(pending);
-    (offered.wrapping_sub(seen) as i64).saturating_add(counts.imbalance())
+/// Rows lost at the hop into a stage to which `given` rows were given, inside it, or at the hop out of it, where `taken`
+/// arrived.
+fn lost(given: u64, counts: &Counts, pending: u64, taken: u64) -> i64 {
+    let before = given.wrapping_sub(counts.rows_in.wrapping_add(pending)) as i64;
+    let after = counts.rows_out.wrapping_sub(taken) as i64;
+    before.saturating_add(counts.imbalance()).saturating_add(after)
 }
 
 /// What the tasks of a stage have committed last, added up.
-async fn committed(log: &dyn Log, stage: &Stage) -> Result<(Counts, Positions), Error> {
+#[derive(Default)]
+struct Committed {
+    counts: Counts,
+    positions: Positions,
+    /// What its source connector says that it gave; `None` without one.
+    given: Option<u64>,
+    /// What its sink connector says that it took; `None` without one.
+    taken: Option<u64>,
+}
+
+async fn committed(log: &dyn Log, stage: &Stage) -> Result<Committed, Error> {
     let topic = stage.group().checkpoint;
-    let mut counts = Counts::default();
-    let mut positions = Positions::new();
+    let mut committed = Committed::default();
     for (task, extent) in (0..).zip(log.extents(&topic).await?) {
         let Some(last) = extent.end.checked_sub(1) else { continue };
         for message in log.read(&topic.partition(task), last, READ, Duration::ZERO).await? {
@@ -82,11 +94,19 @@ async fn committed(log: &dyn Log, stage: &Stage) -> Result<(Counts, Positions), 
                 task,
                 error,
             })?;
-            counts += checkpoint.counts;
-            positions.extend(checkpoint.positions);
+            committed.counts += checkpoint.counts;
+            committed.positions.extend(checkpoint.positions);
+            add(&mut committed.given, checkpoint.source);
+            add(&mut committed.taken, checkpoint.sink);
         }
     }
-    Ok((counts, positions))
+    Ok(committed)
+}
+
+fn add(rows: &mut Option<u64>, connector: Option<Position>) {
+    if let Some(position) = connector {
+        *rows = Some(rows.unwrap_or(0) + position.rows);
+    }
 }
 
 /// The rows between the positions and the ends of the topics.
@@ -116,7 +136,73 @@ async fn unread(log: &dyn Log, partition: &TopicPartition, mut next: u64, extent
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
+
     use proptest::prelude::*;
+
+    use crate::bus::{Bus, Change, Commit, Outgoing, Record, memory::Memory};
+    use crate::config::Draft;
+    use crate::sql::Engine;
+
+    const CHAIN: &str = r#"
+pipeline = { company = "acme", namespace = "shop" }
+[stages.orders]
+source = { kind = "file", path = "orders.ndjson" }
+schema = { id = "bigint" }
+[stages.paid]
+from = ["orders"]
+sql = "SELECT id FROM orders"
+[stages.out]
+from = ["paid"]
+sink = { kind = "file", path = "out.ndjson" }
+"#;
+
+    /// A stage's only task commits, as if this had happened.
+    async fn commit(bus: &Memory, topology: &Topology, name: &str, checkpoint: Checkpoint) {
+        let stage = topology.stage(name).unwrap();
+        let Change::Given(mut lease) = bus.join(stage.group()).await.unwrap().changed().await.unwrap() else {
+            panic!("a sole member is given its task");
+        };
+        let record = Record { rows: checkpoint.counts.rows_out as u32, ..Record::default() };
+        let results = match checkpoint.sink {
+            Some(_) => Vec::new(),
+            None => vec![Outgoing { to: stage.results().partition(0), record }],
+        };
+        let checkpoint = checkpoint.encode().unwrap();
+        let commit = Commit { results, events: vec![], dead_letters: vec![], checkpoint, positions: Positions::new() };
+        lease.commit(commit).await.unwrap();
+    }
+
+    fn passed(rows_in: u64, rows_out: u64) -> Counts {
+        Counts { rows_in, rows_out, filtered: rows_in - rows_out, ..Counts::default() }
+    }
+
+    fn connector(rows: u64) -> Option<Position> {
+        Some(Position { rows, ..Position::default() })
+    }
+
+    #[tokio::test]
+    async fn a_row_that_one_side_of_a_hop_counted_and_the_other_did_not_is_lost_there() {
+        let draft = Draft::parse(CHAIN, "pipeline.toml", Path::new(""), &|_| None);
+        let topology = Topology::of_draft(draft, &Engine::new()).map_err(|faulty| faulty.to_string()).unwrap().1;
+        let bus = Memory::new();
+        for stage in &topology.stages {
+            bus.declare(&stage.topics).await.unwrap();
+        }
+        bus.enroll(&topology.stages.iter().map(|stage| stage.group()).collect::<Vec<_>>()).await.unwrap();
+
+        let source = Checkpoint { counts: passed(9, 8), source: connector(10), ..Checkpoint::default() };
+        commit(&bus, &topology, "orders", source).await;
+        let positions = Positions::from([(topology.stage("orders").unwrap().results().partition(0), 1)]);
+        let middle = Checkpoint { counts: passed(6, 5), positions, ..Checkpoint::default() };
+        commit(&bus, &topology, "paid", middle).await;
+        let positions = Positions::from([(topology.stage("paid").unwrap().results().partition(0), 1)]);
+        let sink = Checkpoint { counts: passed(5, 5), positions, sink: connector(2), ..Checkpoint::default() };
+        commit(&bus, &topology, "out", sink).await;
+
+        let lost: Vec<i64> = accounts(&bus, &topology).await.unwrap().iter().map(|account| account.lost).collect();
+        assert_eq!(lost, [1, 2, 3]);
+    }
 
     proptest! {
         #[test]
@@ -125,13 +211,19 @@ mod tests {
         ) {
             let dead_lettered = dead_lettered.min(rows_in);
             let counts = Counts { rows_in, rows_out: rows_in - dead_lettered, dead_lettered, ..Counts::default() };
-            prop_assert_eq!(lost(rows_in + pending + missing, &counts, pending), missing as i64);
+            prop_assert_eq!(lost(rows_in + pending + missing, &counts, pending, counts.rows_out), missing as i64);
         }
 
         #[test]
         fn a_row_that_vanishes_inside_a_stage_is_lost(rows_in in 1..1000u64) {
             let counts = Counts { rows_in, rows_out: rows_in - 1, ..Counts::default() };
-            prop_assert_eq!(lost(rows_in, &counts, 0), 1);
+            prop_assert_eq!(lost(rows_in, &counts, 0, counts.rows_out), 1);
+        }
+
+        #[test]
+        fn a_row_that_a_sink_did_not_take_is_lost(rows in 1..1000u64) {
+            let counts = Counts { rows_in: rows, rows_out: rows, ..Counts::default() };
+            prop_assert_eq!(lost(rows, &counts, 0, rows - 1), 1);
         }
     }
 }

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, UInt32Array};
+use arrow::buffer::BooleanBuffer;
 use arrow::compute::{CastOptions, cast_with_options, filter, filter_record_batch, prep_null_mask_filter};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
@@ -51,6 +52,8 @@ pub(super) struct Rows {
     pub(super) batch: RecordBatch,
     /// For each row, which row of the branch's input it came from, ascending; `None` if row by row the same.
     pub(super) origin: Option<UInt32Array>,
+    /// The rows of the branch's input that a step has left out, as the query wants it.
+    pub(super) left_out: Vec<u32>,
 }
 
 /// Why some row of a batch cannot take a step.
@@ -80,18 +83,30 @@ fn keep(condition: &Arc<dyn PhysicalExpr>, rows: Rows) -> Result<Rows, Failure> 
     if mask.true_count() == mask.len() {
         return Ok(rows);
     }
-    let batch = filter_record_batch(&rows.batch, mask)?;
+    let mask = if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() };
+    let batch = filter_record_batch(&rows.batch, &mask)?;
+    let mut left_out = rows.left_out;
     let origin = match &rows.origin {
-        Some(origin) => filter(origin, mask)?.as_primitive().clone(),
-        None => positions(mask),
+        Some(origin) => {
+            left_out.extend(without_any(origin.values(), mask.values()));
+            filter(origin, &mask)?.as_primitive().clone()
+        }
+        None => {
+            left_out.extend((!mask.values()).set_indices_u32());
+            UInt32Array::from_iter_values(mask.values().set_indices_u32())
+        }
     };
-    Ok(Rows { batch, origin: Some(origin) })
+    Ok(Rows { batch, origin: Some(origin), left_out })
 }
 
-fn positions(mask: &BooleanArray) -> UInt32Array {
-    let set = if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() };
-    let positions: Vec<u32> = set.values().set_indices_u32().collect();
-    positions.into()
+/// The origins none of whose rows stay.
+fn without_any(origins: &[u32], stays: &BooleanBuffer) -> impl Iterator<Item = u32> {
+    let mut start = 0;
+    origins.chunk_by(|a, b| a == b).filter_map(move |rows| {
+        let stay = stays.slice(start, rows.len());
+        start += rows.len();
+        rows.first().copied().filter(|_| stay.count_set_bits() == 0)
+    })
 }
 
 impl Project {

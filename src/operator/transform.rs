@@ -30,11 +30,11 @@ impl Branch {
 
     /// The rows of `schema` that the batch becomes on this way.
     fn apply(&self, batch: &RecordBatch, schema: &SchemaRef) -> Result<Rows, Failure> {
-        let mut rows = Rows { batch: batch.clone(), origin: None };
+        let mut rows = Rows { batch: batch.clone(), origin: None, left_out: Vec::new() };
         for step in &self.steps {
             // An expression of constants fails even where there is no row to fail on.
             if rows.batch.num_rows() == 0 {
-                return Ok(Rows { batch: RecordBatch::new_empty(Arc::clone(schema)), origin: None });
+                return Ok(Rows { batch: RecordBatch::new_empty(Arc::clone(schema)), ..rows });
             }
             rows = step.apply(rows)?;
         }
@@ -58,7 +58,11 @@ impl Transform {
         let branches = self.branches.iter().filter(|branch| branch.input == input);
         let mut results = branches.map(|branch| branch.apply(batch, &self.schema)).collect::<Result<Vec<_>, _>>()?;
         match results.len() {
-            0 => Ok(Rows { batch: RecordBatch::new_empty(Arc::clone(&self.schema)), origin: None }),
+            // The query is known to want none of this input's rows.
+            0 => {
+                let left_out = (0..batch.num_rows() as u32).collect();
+                Ok(Rows { batch: RecordBatch::new_empty(Arc::clone(&self.schema)), origin: None, left_out })
+            }
             1 => Ok(results.remove(0)),
             _ => Ok(side_by_side(&results)?),
         }
@@ -79,7 +83,10 @@ impl Operator for Transform {
             }
         }
         match joined(&self.schema, &good) {
-            Ok((batch, origin)) => Output { batch, origin, rejects },
+            Ok((batch, origin)) => {
+                let filtered = good.iter().map(|(_, rows)| rows.left_out.len() as u64).sum();
+                Output { batch, origin, rejects, filtered }
+            }
             Err(error) => all_rejected(&self.schema, &good, rejects, &error),
         }
     }
@@ -113,7 +120,17 @@ fn side_by_side(results: &[Rows]) -> Result<Rows, ArrowError> {
     let batches: Vec<&RecordBatch> = results.iter().map(|rows| &rows.batch).collect();
     let batch = interleave_record_batch(&batches, &indices)?;
     let origin = UInt32Array::from_iter_values(order.iter().map(|(origin, _, _)| *origin));
-    Ok(Rows { batch, origin: Some(origin) })
+    Ok(Rows { batch, origin: Some(origin), left_out: left_out_by_all(results) })
+}
+
+/// The rows that no branch has anything of.
+fn left_out_by_all(results: &[Rows]) -> Vec<u32> {
+    let mut rows: Vec<u32> = results.iter().flat_map(|rows| rows.left_out.iter().copied()).collect();
+    rows.sort_unstable();
+    rows.chunk_by(|a, b| a == b)
+        .filter(|same| same.len() == results.len())
+        .filter_map(|same| same.first().copied())
+        .collect()
 }
 
 /// Appends, for each row, which input row it came from, where the piece of the input starts with row `start`.
@@ -147,5 +164,5 @@ fn all_rejected(
     let rows = pieces.iter().flat_map(|(range, _)| range.clone());
     rejects.extend(rows.map(|row| Reject { row, class: Class::TooLarge, message: message.clone() }));
     rejects.sort_by_key(|reject| reject.row);
-    Output { batch: RecordBatch::new_empty(Arc::clone(schema)), origin: Vec::new(), rejects }
+    Output { batch: RecordBatch::new_empty(Arc::clone(schema)), origin: Vec::new(), rejects, filtered: 0 }
 }

@@ -30,12 +30,15 @@ pub(crate) struct Unnest {
 
 impl Unnest {
     pub(super) fn apply(&self, rows: Rows) -> Result<Rows, Failure> {
-        let origin = rows.origin.unwrap_or_else(|| UInt32Array::from_iter_values(0..rows.batch.num_rows() as u32));
-        let input = with_column(&rows.batch, Arc::new(origin))?;
+        let before = rows.origin.unwrap_or_else(|| UInt32Array::from_iter_values(0..rows.batch.num_rows() as u32));
+        let input = with_column(&rows.batch, Arc::new(before.clone()))?;
         let mut output = self.run(input)?;
         let origin = output.remove_column(output.num_columns() - 1);
         let batch = with_rows(&self.schema, output.columns().to_vec(), output.num_rows())?;
-        Ok(Rows { batch, origin: Some(origin.as_primitive::<UInt32Type>().clone()) })
+        let origin = origin.as_primitive::<UInt32Type>().clone();
+        let mut left_out = rows.left_out;
+        left_out.extend(missing(before.values(), origin.values()));
+        Ok(Rows { batch, origin: Some(origin), left_out })
     }
 
     fn run(&self, input: RecordBatch) -> Result<RecordBatch, Failure> {
@@ -48,6 +51,15 @@ impl Unnest {
         let batches = futures::executor::block_on(tokio::task::unconstrained(batches))?;
         Ok(concat_batches(&schema, &batches)?)
     }
+}
+
+/// The origins that are in `before` and no longer in `after`; both ascending.
+fn missing(before: &[u32], after: &[u32]) -> impl Iterator<Item = u32> {
+    let mut after = after.iter().peekable();
+    before.chunk_by(|a, b| a == b).filter_map(|rows| rows.first()).copied().filter(move |origin| {
+        while after.next_if(|next| *next < origin).is_some() {}
+        after.peek() != Some(&origin)
+    })
 }
 
 fn with_column(batch: &RecordBatch, origin: ArrayRef) -> Result<RecordBatch, Failure> {

@@ -39,7 +39,15 @@ fn plan(sql: &str) -> Result<Query, Vec<Fault>> {
 }
 
 fn run(sql: &str) -> Output {
-    plan(sql).unwrap().operator().process(0, &batch())
+    processed(&plan(sql).unwrap(), 0)
+}
+
+/// What the query makes of the batch, of which each row has to be accounted for.
+fn processed(query: &Query, input: usize) -> Output {
+    let output = query.operator().process(input, &batch());
+    let with_results = output.origin.chunk_by(|a, b| a == b).count();
+    assert_eq!(with_results + output.rejects.len() + output.filtered as usize, batch().num_rows());
+    output
 }
 
 fn rows(output: &Output) -> Vec<String> {
@@ -149,10 +157,10 @@ fn a_union_keeps_the_results_of_a_row_together() {
     let sql = "SELECT id, 'all' AS kind FROM orders UNION ALL SELECT qty, name FROM orders WHERE qty > 1 \
                UNION ALL SELECT id, 'late' FROM \"late-orders\"";
     let query = plan(sql).unwrap();
-    let output = query.operator().process(0, &batch());
+    let output = processed(&query, 0);
     assert_eq!(rows(&output), ["1,all", "2,all", "9223372036854775807,all", "5,9", "4,all", "2,"]);
     assert_eq!(output.origin, [0, 1, 2, 2, 3, 3]);
-    assert_eq!(rows(&query.operator().process(1, &batch()))[0], "1,late");
+    assert_eq!(rows(&processed(&query, 1))[0], "1,late");
 }
 
 #[test]
@@ -171,7 +179,7 @@ fn a_condition_that_is_never_true_filters_everything() {
 
 #[test]
 fn an_input_that_the_query_does_not_read_is_filtered() {
-    assert_eq!(plan("SELECT id FROM orders").unwrap().operator().process(1, &batch()).batch.num_rows(), 0);
+    assert_eq!(processed(&plan("SELECT id FROM orders").unwrap(), 1).batch.num_rows(), 0);
 }
 
 #[test]
@@ -216,7 +224,7 @@ fn functions_over_one_row_are_there() {
     ] {
         let sql = format!("SELECT {expression} AS value FROM orders");
         let query = plan(&sql).unwrap_or_else(|faults| panic!("{expression}: {faults:?}"));
-        let output = query.operator().process(0, &batch());
+        let output = processed(&query, 0);
         assert_eq!(output.rejects, [], "{expression}");
         assert_eq!(output.batch.num_rows(), 4, "{expression}");
     }
@@ -477,7 +485,7 @@ fn a_function_that_panics_on_a_row_rejects_the_row_and_no_other() {
     let types = vec![DataType::Int64];
     engine.register(create_udf("fragile", types, DataType::Int64, Volatility::Immutable, Arc::new(fragile)));
     let query = engine.plan("SELECT fragile(id) AS id FROM orders", &[("orders", schema())]).unwrap();
-    let output = query.operator().process(0, &batch());
+    let output = processed(&query, 0);
     assert_eq!(output.origin, [0, 2, 3]);
     assert_eq!(output.rejects, [rejected(1, Class::Expression, "a function gave up: byte array offset overflow")]);
 }
@@ -488,7 +496,7 @@ fn a_contract_orders_and_casts_columns_and_rejects_what_breaks_it() {
         Arc::new(Schema::new(vec![Field::new("qty", DataType::Int32, false), Field::new("n", DataType::Int32, true)]));
     let query = plan("SELECT id AS n, qty FROM orders").unwrap().under_contract(&contract).unwrap();
     assert_eq!(query.schema, contract);
-    let output = query.operator().process(0, &batch());
+    let output = processed(&query, 0);
     assert_eq!((rows(&output), output.origin), (vec!["0,1".to_owned(), "2,4".to_owned()], vec![0, 3]));
     let message = "column `n`: Can't cast value 9223372036854775807 to type Int32";
     let null = "column `qty` must not be null";
@@ -530,7 +538,7 @@ fn a_registered_function_can_be_called() {
     let types = vec![DataType::Int64];
     engine.register(create_udf("same", types, DataType::Int64, Volatility::Immutable, Arc::new(identity)));
     let query = engine.plan("SELECT same(id) AS id FROM orders", &[("orders", schema())]).unwrap();
-    assert_eq!(query.operator().process(0, &batch()).origin, [0, 1, 2, 3]);
+    assert_eq!(processed(&query, 0).origin, [0, 1, 2, 3]);
 }
 
 #[test]

@@ -144,7 +144,7 @@ impl Inlet {
     }
 
     /// The position of the source connector, where there is one.
-    pub fn position(&self) -> Option<serde_json::Value> {
+    pub fn position(&self) -> Option<connector::Position> {
         match self {
             Inlet::Source(inlet) => Some(inlet.source.position()),
             Inlet::Topics(_) => None,

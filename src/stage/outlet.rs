@@ -4,17 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ::arrow::record_batch::RecordBatch;
-use bytes::{Bytes, BytesMut};
-use serde_json::Value;
+use bytes::Bytes;
 
 use crate::bus::{Channel, Header, Micros, Outgoing, Record, Topic, TopicPartition};
 use crate::codec::{
-    self, Encoder,
+    self, Encoder, Text,
     cloudevents::{self, Event},
     json,
 };
 use crate::config::Format;
-use crate::connector::{self, Sink};
+use crate::connector::{self, Position, Sink};
 use crate::failure::{Class, DeadLetter, Reject};
 use crate::fidelity::Counts;
 use crate::stage::TaskError;
@@ -36,7 +35,7 @@ pub(super) struct Encoded {
     /// For its dead letter topic.
     pub dead_letters: Vec<Outgoing>,
     /// For its sink.
-    pub text: BytesMut,
+    pub text: Text,
     /// What was done, in numbers; how many rows came in is for whoever polled them to say.
     pub counts: Counts,
     /// When the oldest of the rows arrived in the pipeline.
@@ -227,7 +226,7 @@ impl Outlet {
     }
 
     /// Where the sink goes on after a restart; the beginning without a position.
-    pub async fn resume(&mut self, position: Option<Value>) -> Result<(), connector::Error> {
+    pub async fn resume(&mut self, position: Option<Position>) -> Result<(), connector::Error> {
         match &mut self.to {
             To::Sink { encoder, sink } => sink.resume(position, encoder.head()).await,
             To::Results { .. } => Ok(()),
@@ -235,10 +234,10 @@ impl Outlet {
     }
 
     /// Writes the text of a step to the sink, and gives the sink's position once it is durable.
-    pub async fn flush(&mut self, text: Bytes) -> Result<Option<Value>, connector::Error> {
+    pub async fn flush(&mut self, text: Text) -> Result<Option<Position>, connector::Error> {
         match &mut self.to {
             To::Sink { sink, .. } => {
-                if !text.is_empty() {
+                if !text.bytes.is_empty() {
                     sink.write(text).await?;
                 }
                 sink.flush().await.map(Some)
@@ -298,9 +297,8 @@ pub(crate) fn results_of(
         format: stage.format,
     };
     let mut outlet = Outlet::new(stage, 0, to, max_record_bytes);
-    let rows = Rows { input: 0, batch: batch.clone(), origins: Origins::Messages(Vec::new()) };
-    let processed = Processed { rows, results: batch, lineage: None, events: Vec::new(), rejects: Vec::new() };
-    Ok(outlet.encode(Vec::new(), 0, vec![processed])?.results)
+    let rows = Rows { input: 0, batch, origins: Origins::Messages(Vec::new()) };
+    Ok(outlet.encode(Vec::new(), 0, vec![Processed::unchanged(rows)])?.results)
 }
 
 /// The batch as messages, each below the bus's limit.

@@ -38,6 +38,8 @@ pub(super) struct Processed {
     pub events: Vec<Events>,
     /// The rows that came in and go no further, ascending.
     pub rejects: Vec<Reject>,
+    /// How many of the rows the query leaves out.
+    pub filtered: u64,
 }
 
 /// Events of one type.
@@ -57,17 +59,16 @@ impl Queries {
     }
 
     fn process_one(&mut self, rows: Rows) -> Result<Processed, ArrowError> {
-        let (results, lineage, rejects) = match &mut self.results {
+        let mut processed = match &mut self.results {
             Some(operator) => {
-                let Output { batch, origin, rejects } = operator.process(rows.input, &rows.batch);
-                (batch, Some(origin), rejects)
+                let Output { batch, origin, rejects, filtered } = operator.process(rows.input, &rows.batch);
+                Processed { rows, results: batch, lineage: Some(origin), events: Vec::new(), rejects, filtered }
             }
-            None => (rows.batch.clone(), None, Vec::new()),
+            None => Processed::unchanged(rows),
         };
-        let mut processed = Processed { rows, results, lineage, events: Vec::new(), rejects };
         let mut late = processed.oversized(self.max_record_bytes);
         for (name, operator) in &mut self.events {
-            let Output { batch, origin, rejects } = operator.process(0, &processed.results);
+            let Output { batch, origin, rejects, .. } = operator.process(0, &processed.results);
             late.extend(rejects.into_iter().map(|reject| {
                 let message = format!("event {name}: {}", reject.message);
                 (processed.origin(reject.row), Reject { message, ..reject })
@@ -79,6 +80,12 @@ impl Queries {
 }
 
 impl Processed {
+    /// Rows that are results as they are.
+    pub fn unchanged(rows: Rows) -> Self {
+        let results = rows.batch.clone();
+        Self { rows, results, lineage: None, events: Vec::new(), rejects: Vec::new(), filtered: 0 }
+    }
+
     /// The row that a result came from.
     pub fn origin(&self, result: usize) -> usize {
         match &self.lineage {
@@ -94,14 +101,12 @@ impl Processed {
             Some(lineage) => lineage.chunk_by(|a, b| a == b).count() as u64,
             None => rows_out,
         };
-        let decoded = self.rows.batch.num_rows() as u64;
-        let dead_lettered = self.rejects.len() as u64;
         Counts {
             rows_in: 0,
             rows_out,
-            filtered: decoded.saturating_sub(with_results + dead_lettered),
+            filtered: self.filtered,
             expanded: rows_out.saturating_sub(with_results),
-            dead_lettered,
+            dead_lettered: self.rejects.len() as u64,
             events: self.events.iter().map(|events| events.data.num_rows() as u64).sum(),
         }
     }

@@ -158,7 +158,7 @@ impl Task {
 
     /// Makes a step visible, all of it or nothing.
     async fn write(&mut self, encoded: Encoded, positions: Positions) -> Result<(), Error> {
-        self.committed.sink = self.outlet.flush(encoded.text.freeze()).await?;
+        self.committed.sink = self.outlet.flush(encoded.text).await?;
         self.committed.source = self.inlet.position();
         self.committed.positions.extend(positions);
         self.committed.counts += encoded.counts;

@@ -14,7 +14,7 @@ use crate::stage::plan::Plan;
 use crate::stage::running::RunningStage;
 use crate::stage::signals::{Phase, Signals};
 use crate::stage::task::Error as TaskError;
-use crate::telemetry::{Meter, Registry, Seen};
+use crate::telemetry::{self, Meter, Registry, Seen};
 use crate::topology::Topology;
 
 /// How a worker runs.
@@ -43,6 +43,8 @@ pub struct Worker {
     phase: watch::Sender<Phase>,
     meters: Arc<Meters>,
     stages: JoinSet<Result<(), Error>>,
+    /// Ends with the worker.
+    _upkeep: JoinSet<()>,
     drain: Duration,
     started: Instant,
 }
@@ -119,6 +121,10 @@ impl Worker {
         }
         let groups: Vec<Group> = topology.stages.iter().map(|stage| stage.group()).collect();
         bus.enroll(&groups).await?;
+        warn_of_former_stages(bus.as_ref(), &topology).await?;
+        let topics = topology.stages.iter().flat_map(|stage| &stage.topics).map(|spec| spec.topic.clone()).collect();
+        let mut upkeep = JoinSet::new();
+        upkeep.spawn(telemetry::upkeep(registry.clone(), bus.clone(), topics));
         let (phase, listen) = watch::channel(Phase::Running);
         let meters = Arc::new(Meters::default());
         let mut ended: HashMap<Arc<str>, watch::Receiver<bool>> = HashMap::new();
@@ -142,7 +148,16 @@ impl Worker {
                 Ok(())
             });
         }
-        Ok(Self { bus, topology, phase, meters, stages, drain: options.drain, started: Instant::now() })
+        Ok(Self {
+            bus,
+            topology,
+            phase,
+            meters,
+            stages,
+            _upkeep: upkeep,
+            drain: options.drain,
+            started: Instant::now(),
+        })
     }
 
     /// What tells the worker to stop; it can be cloned and sent anywhere.
@@ -193,6 +208,21 @@ impl Worker {
             }
         }
     }
+}
+
+/// Says which stages were taken out of the pipeline and still keep what they have not read.
+async fn warn_of_former_stages(bus: &dyn Bus, topology: &Topology) -> bus::Result<()> {
+    for group in bus.groups().await? {
+        let name = group.strip_prefix(&*topology.prefix).and_then(|rest| rest.strip_prefix('.'));
+        if let Some(name) = name.filter(|name| !name.contains('.') && topology.stage(name).is_none()) {
+            tracing::warn!(
+                stage = name,
+                "the stage is no longer in the pipeline, and what it has not read is kept for it; if it does not come \
+                 back, give that up with `fidelio forget`"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// How long a task may take to finish the commit it is at once it is to end.

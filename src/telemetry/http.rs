@@ -18,7 +18,7 @@ use crate::telemetry::Registry;
 pub struct Endpoints {
     /// The metrics.
     pub registry: Arc<Registry>,
-    /// Whether every task of the worker runs.
+    /// Whether the worker has started.
     pub ready: Arc<AtomicBool>,
 }
 

@@ -1,10 +1,10 @@
-//! Every metric: its name, its unit, and what it means. All carry the labels `pipeline`, `stage` and `task`, except
-//! those of the process.
-
-use std::time::Duration;
+//! Every metric: its name, its unit, and what it means. Those of tasks carry the labels `pipeline`, `stage` and `task`,
+//! those of topics `topic` and `partition`.
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use crate::bus::{Extent, TopicPartition};
 
 /// A metric's name, unit and help.
 struct Definition {
@@ -51,9 +51,19 @@ const LAST_COMMIT: Definition = Definition {
 };
 const UP: Definition =
     Definition { name: "fidelio_task_running", unit: Unit::Count, help: "1 while the task runs, 0 once it has ended." };
+const FIRST_OFFSET: Definition = Definition {
+    name: "fidelio_topic_first_offset",
+    unit: Unit::Count,
+    help: "The oldest offset that can be read: how many messages retention has deleted.",
+};
+const END_OFFSET: Definition = Definition {
+    name: "fidelio_topic_end_offset",
+    unit: Unit::Count,
+    help: "The offset that the next message gets: how many messages were ever published.",
+};
 
 const COUNTERS: [&Definition; 7] = [&ROWS_IN, &ROWS_OUT, &FILTERED, &EXPANDED, &DEAD_LETTERED, &EVENTS, &COMMITS];
-const GAUGES: [&Definition; 2] = [&LAST_COMMIT, &UP];
+const GAUGES: [&Definition; 4] = [&LAST_COMMIT, &UP, &FIRST_OFFSET, &END_OFFSET];
 
 /// Upper bounds of the lag histogram's buckets, in seconds.
 const LAG_BUCKETS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
@@ -98,17 +108,23 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// How often [`Registry::upkeep`] is due.
-    pub const UPKEEP: Duration = Duration::from_secs(5);
-
     /// All metrics in Prometheus' text format.
     pub fn render(&self) -> String {
         self.handle.render()
     }
 
     /// Folds recent samples into their histograms, so that they do not pile up while nobody scrapes.
-    pub fn upkeep(&self) {
+    pub(super) fn fold(&self) {
         self.handle.run_upkeep();
+    }
+
+    pub(super) fn partition(&self, of: &TopicPartition, extent: Extent) {
+        let labels =
+            vec![Label::new("topic", of.topic.as_str().to_owned()), Label::new("partition", of.partition.to_string())];
+        for (definition, offset) in [(&FIRST_OFFSET, extent.start), (&END_OFFSET, extent.end)] {
+            let key = Key::from_parts(definition.name, labels.clone());
+            self.recorder.register_gauge(&key, &METADATA).set(offset as f64);
+        }
     }
 
     pub(super) fn task(&self, pipeline: &str, stage: &str, task: u32) -> TaskMetrics {

@@ -6,6 +6,8 @@ pub mod http;
 pub mod logs;
 mod meter;
 mod metrics;
+mod upkeep;
 
 pub use meter::{Meter, Seen};
 pub use metrics::Registry;
+pub(crate) use upkeep::upkeep;

@@ -90,3 +90,23 @@ fn a_stage_that_loses_an_input_or_becomes_another_is_refused() {
     refused(&scratch, &PIPELINE.replace("path = \"out.ndjson\"", "path = \"out.csv\""), "out.csv");
     refused(&scratch, &PIPELINE.replace("path = \"out.ndjson\"", "path = \"out.ndjson\", format = \"csv\""), "columns");
 }
+
+#[test]
+fn a_stage_that_was_taken_out_is_named_until_it_is_forgotten() {
+    let scratch = pending();
+    let said = |arguments: &[&str], status: i32| {
+        let output = scratch.command(arguments).env("FIDELIO_LOG", "warn").output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{said}");
+        said
+    };
+    assert!(said(&["forget", "p.toml", "c"], 2).contains("take it out first"));
+    scratch.write("p.toml", PIPELINE.split("[stages.c]").next().unwrap());
+    assert!(said(&["run", "p.toml"], 0).contains("stage=\"c\""));
+    assert!(said(&["forget", "p.toml", "c", "d"], 2).contains("no stage of that name ever ran in this pipeline: d"));
+    assert!(said(&["run", "p.toml"], 0).contains("stage=\"c\""));
+    assert!(said(&["forget", "p.toml", "c"], 0).contains("c is forgotten"));
+    assert_eq!(said(&["run", "p.toml"], 0), "");
+    assert!(said(&["forget", "p.toml", "c", "--data-dir", "elsewhere"], 1).contains("elsewhere"));
+    assert!(!scratch.path("elsewhere").exists());
+}

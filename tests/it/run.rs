@@ -257,6 +257,12 @@ fn a_running_worker_is_seen_over_http_and_beside_it() {
     assert!(get(&address, "/healthz").starts_with("HTTP/1.1 200"));
     let rows_out = r#"fidelio_rows_out_total{pipeline="acme.run",stage="out",task="0"} 50"#;
     until("all rows are counted", || get(&address, "/metrics").contains(rows_out));
+    until("topics are measured", || {
+        let metrics = get(&address, "/metrics");
+        let letters = r#"{topic="acme.run.numbers.private.dlq",partition="0"}"#;
+        metrics.contains(&format!("fidelio_topic_end_offset{letters} 1"))
+            && metrics.contains(&format!("fidelio_topic_first_offset{letters} 0"))
+    });
     let metrics = get(&address, "/metrics");
     for expected in [
         "# HELP fidelio_rows_in_total ",

@@ -152,18 +152,6 @@ impl Embedded {
         Ok(Self { shared, requests, running: Mutex::new(Some(Running { threads, _lock: lock })) })
     }
 
-    /// Forgets that a group ever consumed anything: its positions are gone, and it no longer keeps messages from being
-    /// deleted. Every group that ever joined does, also while nobody runs it; so a stage that is taken out of a pipeline
-    /// is to be forgotten once.
-    pub async fn forget(&self, group: &str) -> Result<()> {
-        self.ask(|reply| Request::Forget(group.into(), reply)).await
-    }
-
-    /// The groups that ever joined and were not forgotten.
-    pub fn groups(&self) -> Vec<Group> {
-        self.shared.view.state().groups().map(|state| state.group.clone()).collect()
-    }
-
     /// Deletes right now what retention lets go.
     pub async fn enforce_retention(&self) -> Result<()> {
         self.ask(Request::Retain).await
@@ -239,7 +227,7 @@ impl Bus for Embedded {
     }
 
     async fn enroll(&self, groups: &[Group]) -> Result<()> {
-        let known = self.groups();
+        let known: Vec<Group> = self.shared.view.state().groups().map(|state| state.group.clone()).collect();
         for group in groups.iter().filter(|group| !known.contains(group)) {
             self.ask(|reply| Request::Join(group.clone(), reply)).await?;
         }
@@ -255,6 +243,14 @@ impl Bus for Embedded {
             Ok(Box::new(EmbeddedLease::new(shared, requests, group.clone(), task, epoch)?))
         });
         Ok(Box::new(SoleMember::new(leases.collect::<Result<_>>()?, epoch, current)))
+    }
+
+    async fn groups(&self) -> Result<Vec<Arc<str>>> {
+        Ok(self.shared.view.state().groups().map(|state| state.group.name.clone()).collect())
+    }
+
+    async fn forget(&self, group: &str) -> Result<()> {
+        self.ask(|reply| Request::Forget(group.into(), reply)).await
     }
 
     fn max_record_bytes(&self) -> usize {

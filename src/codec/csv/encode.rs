@@ -6,9 +6,9 @@ use arrow::error::ArrowError;
 use arrow::json::EncoderOptions;
 use arrow::json::writer::{NullableEncoder, make_encoder};
 use arrow::record_batch::RecordBatch;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 
-use crate::codec::{self, json};
+use crate::codec::{self, Text, json};
 
 /// Encodes rows as CSV records, one a line unless text in them has line ends.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ impl codec::Encoder for Encoder {
         line.into()
     }
 
-    fn encode(&mut self, batch: &RecordBatch, to: &mut BytesMut) -> Result<(), ArrowError> {
+    fn encode(&mut self, batch: &RecordBatch, to: &mut Text) -> Result<(), ArrowError> {
         let schema = batch.schema();
         let columns = schema.fields().iter().zip(batch.columns());
         let columns = columns.map(|(field, array)| Column::new(field, array, &self.options));
@@ -52,7 +52,8 @@ impl codec::Encoder for Encoder {
                 column.push(row, &mut line);
             }
             line.push(b'\n');
-            to.put_slice(&line);
+            to.bytes.put_slice(&line);
+            to.rows += 1;
         }
         Ok(())
     }

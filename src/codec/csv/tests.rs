@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Decoder, Encoder, Error};
 use crate::codec::json::rows_to_values;
-use crate::codec::{Decoded, Decoder as _, Encoder as _, RawRows};
+use crate::codec::{Decoded, Decoder as _, Encoder as _, RawRows, Text};
 use crate::failure::Class;
 
 fn schema() -> SchemaRef {
@@ -135,9 +135,10 @@ fn nested_values_are_written_as_json() {
     let schema = Arc::new(Schema::new(vec![Field::new("a,b", DataType::new_list(DataType::Int32, true), true)]));
     let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(list)]).unwrap();
     let mut encoder = Encoder::new(schema);
-    let mut text = BytesMut::from(&encoder.head()[..]);
+    let mut text = Text { bytes: BytesMut::from(&encoder.head()[..]), rows: 0 };
     encoder.encode(&batch, &mut text).unwrap();
-    assert_eq!(std::str::from_utf8(&text).unwrap(), "\"a,b\"\n\"[1,null]\"\n\n");
+    assert_eq!(text.rows, 2);
+    assert_eq!(std::str::from_utf8(&text.bytes).unwrap(), "\"a,b\"\n\"[1,null]\"\n\n");
 }
 
 proptest! {
@@ -158,10 +159,10 @@ proptest! {
         let mut encoder = Encoder::new(schema());
         let header = encoder.head();
         let lines: Vec<BytesMut> = (0..rows.len()).map(|row| {
-            let mut line = BytesMut::new();
+            let mut line = Text::default();
             encoder.encode(&batch.slice(row, 1), &mut line).unwrap();
-            line.truncate(line.len() - 1);
-            line
+            assert_eq!(line.rows, 1);
+            line.bytes.split_to(line.bytes.len() - 1)
         }).collect();
         let mut decoder = Decoder::new(schema(), &header[..header.len() - 1], None).unwrap();
         let decoded = decoder.decode(&raw(&lines));

@@ -11,10 +11,10 @@ use arrow::error::ArrowError;
 use arrow::json::writer::{LineDelimited, NullableEncoder, Writer, WriterBuilder};
 use arrow::json::{Encoder as ValueEncoder, EncoderFactory, EncoderOptions};
 use arrow::record_batch::RecordBatch;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use serde_json::Value;
 
-use crate::codec::{self, time};
+use crate::codec::{self, Text, time};
 
 /// Encodes rows as JSON objects, one a line.
 #[derive(Debug, Clone)]
@@ -41,19 +41,22 @@ impl codec::Encoder for Encoder {
         Bytes::new()
     }
 
-    fn encode(&mut self, batch: &RecordBatch, to: &mut BytesMut) -> Result<(), ArrowError> {
-        let mut writer: Writer<_, LineDelimited> = self.options.clone().build(to.writer());
-        writer.write(batch)
+    fn encode(&mut self, batch: &RecordBatch, to: &mut Text) -> Result<(), ArrowError> {
+        let start = to.bytes.len();
+        let mut writer: Writer<_, LineDelimited> = self.options.clone().build((&mut to.bytes).writer());
+        writer.write(batch)?;
+        // A line end within a string is written as an escape.
+        to.rows += memchr::memchr_iter(b'\n', to.bytes.get(start..).unwrap_or_default()).count() as u64;
+        Ok(())
     }
 }
 
 /// Each row as the text of a JSON object, without line ends. The texts share one buffer.
 pub fn rows_to_text(batch: &RecordBatch) -> Result<Vec<Bytes>, ArrowError> {
-    let mut lines = BytesMut::new();
+    let mut lines = Text::default();
     codec::Encoder::encode(&mut Encoder::new(), batch, &mut lines)?;
-    let lines = lines.freeze();
+    let lines = lines.bytes.freeze();
     let mut start = 0;
-    // A line end within a string is written as an escape.
     let ends = memchr::memchr_iter(b'\n', &lines);
     Ok(ends.map(|end| lines.slice(std::mem::replace(&mut start, end + 1)..end)).collect())
 }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{Decoder, Encoder, rows_to_text, rows_to_values};
-use crate::codec::{Decoded, Decoder as _, Encoder as _, RawRows};
+use crate::codec::{Decoded, Decoder as _, Encoder as _, RawRows, Text};
 use crate::failure::Class;
 
 fn schema() -> SchemaRef {
@@ -310,8 +310,9 @@ fn rows_are_written_with_all_columns_one_a_line() {
         Arc::new(TimestampSecondArray::from(vec![Some(0), None, Some(253_402_300_799), Some(-1), None])),
     ];
     let batch = RecordBatch::try_new(schema, columns).unwrap();
-    let mut text = BytesMut::new();
+    let mut text = Text::default();
     Encoder::new().encode(&batch, &mut text).unwrap();
+    assert_eq!(text.rows, 5);
     let expected = concat!(
         "{\"n\":\"NaN\",\"s\":\"a\\nb\\\"c\\u0001\",\"t\":\"1970-01-01T00:00:00Z\"}\n",
         "{\"n\":\"-Infinity\",\"s\":null,\"t\":null}\n",
@@ -319,7 +320,7 @@ fn rows_are_written_with_all_columns_one_a_line() {
         "{\"n\":null,\"s\":\"\",\"t\":\"1969-12-31T23:59:59Z\"}\n",
         "{\"n\":1e+300,\"s\":null,\"t\":null}\n",
     );
-    assert_eq!(std::str::from_utf8(&text).unwrap(), expected);
+    assert_eq!(std::str::from_utf8(&text.bytes).unwrap(), expected);
     let lines: Vec<Bytes> = expected.lines().map(|line| Bytes::copy_from_slice(line.as_bytes())).collect();
     assert_eq!(rows_to_text(&batch).unwrap(), lines);
     assert_eq!(Encoder::new().head(), Bytes::new());

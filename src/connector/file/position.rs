@@ -20,7 +20,7 @@ const VERSION: u32 = 1;
 
 /// How far all files of a task were read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Position {
+pub struct Place {
     version: u32,
     /// File by file.
     pub files: Vec<Entry>,
@@ -65,7 +65,7 @@ pub struct Head {
     pub crc32c: u32,
 }
 
-impl Position {
+impl Place {
     /// The position of these files.
     pub fn new(files: Vec<Entry>) -> Self {
         Self { version: VERSION, files }
@@ -124,7 +124,7 @@ mod tests {
             {"path": "b", "device": 1, "inode": 3, "head": {"bytes": 0, "crc32c": 0}, "offset": 7, "rows": 8,
              "done": {"size": 9, "torn": true}},
         ]});
-        let position = Position::from_value(value.clone()).unwrap();
+        let position = Place::from_value(value.clone()).unwrap();
         assert_eq!(position.files[0].done, None);
         assert_eq!(position.files[1].done, Some(Done { size: 9, torn: true }));
         assert_eq!(position.to_value(), value);
@@ -132,9 +132,9 @@ mod tests {
 
     #[test]
     fn a_position_of_another_version_is_refused() {
-        let error = Position::from_value(json!({"version": 2, "files": []})).unwrap_err();
+        let error = Place::from_value(json!({"version": 2, "files": []})).unwrap_err();
         assert!(error.to_string().contains("version is 2"), "{error}");
-        assert!(Position::from_value(json!({"bytes": 3})).is_err());
+        assert!(Place::from_value(json!({"bytes": 3})).is_err());
     }
 
     #[test]

@@ -17,9 +17,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::connector::{Error, Result, Sink, position};
+use crate::codec::Text;
+use crate::connector::{Error, Position, Result, Sink, position};
 use crate::fault;
 
 const VERSION: u32 = 1;
@@ -30,7 +30,7 @@ const TAIL_BYTES: u64 = 1024;
 
 /// How much of the file is committed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Position {
+struct Place {
     version: u32,
     /// Where the file was.
     path: String,
@@ -50,6 +50,8 @@ pub struct FileSink {
     /// What is in the file.
     written: u64,
     gathered: BytesMut,
+    /// Rows taken, over all processes.
+    rows: u64,
     claim: Claim,
     failed: bool,
 }
@@ -72,6 +74,7 @@ impl FileSink {
             file: None,
             written: 0,
             gathered: BytesMut::new(),
+            rows: 0,
             claim: Claim::Open,
             failed: false,
         }
@@ -126,20 +129,21 @@ impl FileSink {
 
 #[async_trait]
 impl Sink for FileSink {
-    async fn resume(&mut self, position: Option<Value>, head: Bytes) -> Result<()> {
-        let position: Option<Position> =
-            position.map(|value| position::read(value, VERSION, "file sink")).transpose()?;
+    async fn resume(&mut self, position: Option<Position>, head: Bytes) -> Result<()> {
+        self.rows = position.as_ref().map_or(0, |position| position.rows);
+        let place: Option<Place> =
+            position.map(|position| position::read(position.at, VERSION, "file sink")).transpose()?;
         let path = self.path.clone();
-        if let Some(Position { bytes: 1.., head_crc32c, .. }) = position
+        if let Some(Place { bytes: 1.., head_crc32c, .. }) = place
             && head_crc32c != crc32c::crc32c(&head)
         {
             let what = "what was written to it has other columns: give the sink another path and start with another data \
                         directory, or give the stages before it their old columns";
             return Err(Error::Changed { path, what: what.into() });
         }
-        let bytes = position.as_ref().map_or(0, |position| position.bytes);
-        self.claim = if position.is_some() { Claim::Made } else { Claim::Open };
-        let opened = tokio::task::spawn_blocking(move || open(&path, position.as_ref())).await;
+        let bytes = place.as_ref().map_or(0, |place| place.bytes);
+        self.claim = if place.is_some() { Claim::Made } else { Claim::Open };
+        let opened = tokio::task::spawn_blocking(move || open(&path, place.as_ref())).await;
         let file = opened.map_err(|error| Error::io("open", &self.path)(error.into()))??;
         self.file = Some(Arc::new(file));
         self.written = bytes;
@@ -147,21 +151,22 @@ impl Sink for FileSink {
         Ok(())
     }
 
-    async fn write(&mut self, rows: Bytes) -> Result<()> {
+    async fn write(&mut self, text: Text) -> Result<()> {
         if self.claim == Claim::Open {
             let detail = "rows came before a first position was committed".into();
             return Err(Error::Position { connector: "file sink", detail });
         }
         self.write_head().await?;
-        if self.gathered.len() + rows.len() < GATHERED_BYTES {
-            self.gathered.extend_from_slice(&rows);
+        self.rows += text.rows;
+        if self.gathered.len() + text.bytes.len() < GATHERED_BYTES {
+            self.gathered.extend_from_slice(&text.bytes);
             return Ok(());
         }
         self.write_gathered().await?;
-        self.append(rows).await
+        self.append(text.bytes.freeze()).await
     }
 
-    async fn flush(&mut self) -> Result<Value> {
+    async fn flush(&mut self) -> Result<Position> {
         if self.claim == Claim::Made {
             self.write_head().await?;
             self.write_gathered().await?;
@@ -178,8 +183,8 @@ impl Sink for FileSink {
         self.claim = Claim::Made;
         let path = self.path.display().to_string();
         let head_crc32c = crc32c::crc32c(&self.head);
-        Ok(serde_json::to_value(Position { version: VERSION, path, bytes, tail_crc32c, head_crc32c })
-            .unwrap_or_default())
+        let place = Place { version: VERSION, path, bytes, tail_crc32c, head_crc32c };
+        Ok(Position { rows: self.rows, at: serde_json::to_value(place).unwrap_or_default() })
     }
 }
 
@@ -191,9 +196,9 @@ fn of_partition(path: &Path, task: u32) -> PathBuf {
 }
 
 /// Opens the file for appending after the position.
-fn open(path: &Path, position: Option<&Position>) -> Result<File> {
+fn open(path: &Path, place: Option<&Place>) -> Result<File> {
     let failed = |action| Error::io(action, path);
-    let bytes = position.map_or(0, |position| position.bytes);
+    let bytes = place.map_or(0, |place| place.bytes);
     // A file that was written before is not made anew, not even an empty one.
     if bytes == 0 {
         make_folder(folder_of(path))?;
@@ -204,7 +209,7 @@ fn open(path: &Path, position: Option<&Position>) -> Result<File> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         opened => Some(opened.map_err(failed("open"))?),
     };
-    if let Some(what) = change(file.as_ref(), position).map_err(failed("read"))? {
+    if let Some(what) = change(file.as_ref(), place).map_err(failed("read"))? {
         return Err(Error::Changed { path: path.to_path_buf(), what });
     }
     let file = file.ok_or(io::ErrorKind::NotFound.into()).map_err(failed("open"))?;
@@ -235,9 +240,9 @@ fn sync_folder(folder: &Path) -> Result<()> {
 }
 
 /// What keeps rows from being appended after the position.
-fn change(file: Option<&File>, position: Option<&Position>) -> io::Result<Option<String>> {
+fn change(file: Option<&File>, place: Option<&Place>) -> io::Result<Option<String>> {
     let size = file.map_or(Ok(0), |file| file.metadata().map(|metadata| metadata.len()))?;
-    let Some(Position { bytes, path, tail_crc32c, .. }) = position else {
+    let Some(Place { bytes, path, tail_crc32c, .. }) = place else {
         let taken = "it is not empty, and nothing in the present data directory says that this pipeline wrote it: move it \
                      away, or choose another path";
         return Ok((size > 0).then(|| taken.to_string()));

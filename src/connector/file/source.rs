@@ -5,17 +5,16 @@ use std::io;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde_json::Value;
 
 use super::discover::Selection;
 use super::follow::{Follower, Pace};
 use super::plan::{self, Plan};
-use super::position::{Entry, Position};
+use super::position::{Entry, Place};
 use super::{Lines, Stop, once};
 use crate::bus::Limit;
 use crate::config::{Compression, LineFormat};
 use crate::connector::intake::{Event, FileId, Fill, Intake, Sender};
-use crate::connector::{Error, Polled, Result, Source};
+use crate::connector::{Error, Polled, Position, Result, Source};
 
 /// Whether a source ever ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +34,8 @@ pub struct FileSource {
     kept: Vec<Entry>,
     /// What is known of files that are not opened yet.
     former: BTreeMap<FileId, Entry>,
+    /// Rows that former processes gave.
+    before: u64,
     intake: Option<Intake>,
 }
 
@@ -42,7 +43,7 @@ impl FileSource {
     /// A source of the files of the selection.
     pub fn new(selection: Selection, format: LineFormat, max_row_bytes: usize, mode: Mode) -> Self {
         let lines = Lines { format, max_row_bytes };
-        Self { selection, lines, mode, kept: Vec::new(), former: BTreeMap::new(), intake: None }
+        Self { selection, lines, mode, kept: Vec::new(), former: BTreeMap::new(), before: 0, intake: None }
     }
 
     /// What the reading thread does.
@@ -63,8 +64,10 @@ impl FileSource {
 
 #[async_trait]
 impl Source for FileSource {
-    async fn resume(&mut self, position: Option<Value>) -> Result<()> {
-        let former = position.map(Position::from_value).transpose()?.map_or(Vec::new(), |position| position.files);
+    async fn resume(&mut self, position: Option<Position>) -> Result<()> {
+        self.before = position.as_ref().map_or(0, |position| position.rows);
+        let place = position.map(|position| Place::from_value(position.at)).transpose()?;
+        let former = place.map_or(Vec::new(), |place| place.files);
         let failed = Error::io("read", &self.selection.path);
         let (selection, mode) = (self.selection.clone(), self.mode);
         let planned = tokio::task::spawn_blocking(move || plan(&selection, former, mode)).await;
@@ -87,12 +90,13 @@ impl Source for FileSource {
         }
     }
 
-    fn position(&self) -> Value {
+    fn position(&self) -> Position {
         let intake = self.intake.iter();
         let unopened = self.intake.as_ref().map_or(0, Intake::unopened);
         let read = intake.flat_map(Intake::progress).map(Entry::from);
         let former = self.former.range(unopened..).map(|(_, entry)| entry.clone());
-        Position::new(self.kept.iter().cloned().chain(read).chain(former).collect()).to_value()
+        let place = Place::new(self.kept.iter().cloned().chain(read).chain(former).collect());
+        Position { rows: self.before + self.intake.as_ref().map_or(0, Intake::given), at: place.to_value() }
     }
 }
 

@@ -111,6 +111,27 @@ pub async fn a_fenced_task_cannot_commit(f: Box<dyn Fixture>) {
     assert_eq!(all_texts(f.bus(), &to).await, ["old", "new"]);
 }
 
+pub async fn a_group_that_is_forgotten_starts_anew(f: Box<dyn Fixture>) {
+    let (_feeder, mut feeder, topic) = writer(&*f, "feeder").await;
+    feeder.commit(results(&topic.partition(0), &["1", "2"])).await.unwrap();
+    let group = stage(&*f, "a", &[&topic], 1).await;
+    let (member, mut leases) = join(f.bus(), &group).await;
+    let positions = Positions::from([(topic.partition(0), 2)]);
+    leases[0].commit(Commit { checkpoint: "all".into(), positions, ..Commit::default() }).await.unwrap();
+    drop((member, leases));
+    assert!(f.bus().groups().await.unwrap().contains(&group.name));
+
+    f.bus().forget(&group.name).await.unwrap();
+    assert!(!f.bus().groups().await.unwrap().contains(&group.name));
+    f.bus().forget(&group.name).await.unwrap();
+
+    let (_member, mut leases) = join(f.bus(), &group).await;
+    let resume = leases[0].resume().await.unwrap();
+    assert_eq!(resume.positions, Positions::from([(topic.partition(0), 0)]));
+    assert_eq!(resume.checkpoint, Some("all".into()), "what a task published stays, and so does its checkpoint");
+    assert_eq!(poll(&mut leases[0], 2).await.len(), 2);
+}
+
 pub async fn retention_waits_for_consumers(f: Box<dyn Fixture>) {
     let (_feeder, mut feeder, _) = writer(&*f, "feeder").await;
     let topic = f.topic("brief", Channel::Results);

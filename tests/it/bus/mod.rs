@@ -63,6 +63,7 @@ const CASES: &[(&str, Case)] = &[
     ("resuming takes polls back", |f| groups::resuming_takes_polls_back(f).boxed()),
     ("whoever joins last fences the others", |f| groups::whoever_joins_last_fences_the_others(f).boxed()),
     ("a fenced task cannot commit", |f| groups::a_fenced_task_cannot_commit(f).boxed()),
+    ("a group that is forgotten starts anew", |f| groups::a_group_that_is_forgotten_starts_anew(f).boxed()),
     ("retention waits for consumers", |f| groups::retention_waits_for_consumers(f).boxed()),
     ("a crash loses nothing", |f| durability::a_crash_loses_nothing(f).boxed()),
     ("closing loses nothing", |f| durability::closing_loses_nothing(f).boxed()),

@@ -10,7 +10,7 @@ use super::*;
 use crate::bus::Limit;
 use crate::config::LineFormat;
 use crate::connector::file::{FileSource, Mode};
-use crate::connector::{Block, Polled, Source};
+use crate::connector::{Block, Polled, Position, Source};
 use crate::failure::Class;
 
 const LIMIT: Limit = Limit { rows: 1000, bytes: 1 << 20 };
@@ -23,7 +23,7 @@ struct Following {
     pattern: &'static str,
     grace: Duration,
     source: Option<FileSource>,
-    position: Option<Value>,
+    position: Option<Position>,
 }
 
 impl Following {
@@ -78,7 +78,7 @@ impl Following {
     }
 
     fn files(&self) -> Vec<Value> {
-        self.source.as_ref().unwrap().position()["files"].as_array().unwrap().clone()
+        self.source.as_ref().unwrap().position().at["files"].as_array().unwrap().clone()
     }
 }
 

@@ -9,7 +9,7 @@ use crate::fault::testing::{in_child, isolated};
 struct Writing {
     dir: TempDir,
     head: &'static str,
-    position: Option<Value>,
+    position: Option<Position>,
 }
 
 impl Writing {
@@ -48,8 +48,12 @@ impl Writing {
     }
 }
 
+fn text(rows: &str) -> Text {
+    Text { bytes: rows.into(), rows: rows.lines().count() as u64 }
+}
+
 async fn write(sink: &mut FileSink, rows: &str) {
-    sink.write(Bytes::copy_from_slice(rows.as_bytes())).await.unwrap();
+    sink.write(text(rows)).await.unwrap();
 }
 
 /// An executor of its own for tests that run in a process of their own.
@@ -81,7 +85,7 @@ async fn a_crash_before_the_first_commit_leaves_nothing_in_the_way() {
     let mut writing = Writing::new();
     let mut sink = FileSink::new(&writing.path(), 0);
     sink.resume(None, Bytes::from_static(b"head\n")).await.unwrap();
-    let early = sink.write(Bytes::from_static(b"row\n")).await.unwrap_err();
+    let early = sink.write(text("row\n")).await.unwrap_err();
     assert!(matches!(early, Error::Position { .. }), "{early:?}");
     sink.flush().await.unwrap();
     drop(sink);
@@ -172,7 +176,7 @@ async fn small_writes_are_gathered_and_large_ones_keep_their_order() {
     write(&mut sink, "2\n").await;
     writing.commit(&mut sink).await.unwrap();
     assert_eq!(writing.content(), format!("1\n{large}2\n"));
-    assert_eq!(writing.position.as_ref().unwrap()["bytes"], 4 + large.len());
+    assert_eq!(writing.position.as_ref().unwrap().at["bytes"], 4 + large.len());
 }
 
 #[tokio::test]
@@ -193,7 +197,10 @@ async fn each_task_has_a_file_of_its_own_in_folders_that_are_made() {
 #[tokio::test]
 async fn a_position_of_another_version_is_refused() {
     let mut writing = Writing::new();
-    writing.position = Some(serde_json::json!({"version": 2, "path": "out.txt", "bytes": 0, "tail_crc32c": 0}));
+    writing.position = Some(Position {
+        rows: 0,
+        at: serde_json::json!({"version": 2, "path": "out.txt", "bytes": 0, "tail_crc32c": 0}),
+    });
     assert!(matches!(writing.start().await, Err(Error::Position { .. })));
 }
 
@@ -209,7 +216,7 @@ fn a_full_disk_is_an_error_after_which_nothing_is_committed() {
             let Error::Io { action: "write", source, .. } = &error else { panic!("{error:?}") };
             assert_eq!(source.kind(), io::ErrorKind::StorageFull);
             assert!(sink.flush().await.is_err(), "the point passes now, the sink does not");
-            assert!(sink.write(Bytes::from(vec![b'x'; 2 * GATHERED_BYTES])).await.is_err());
+            assert!(sink.write(text(&"x".repeat(2 * GATHERED_BYTES))).await.is_err());
 
             let mut sink = writing.start().await.unwrap();
             write(&mut sink, "1\n").await;
@@ -246,16 +253,16 @@ fn whenever_a_process_dies_the_file_then_holds_each_row_once() {
                 sink.resume(None, Bytes::new()).await.unwrap();
                 for row in 0..3 {
                     let position = sink.flush().await.unwrap();
-                    fs::write(dir.join("position"), position.to_string()).unwrap();
+                    fs::write(dir.join("position"), serde_json::to_vec(&position).unwrap()).unwrap();
                     write(&mut sink, &format!("{row}\n")).await;
                 }
             });
         });
         let Some(child) = child else { return };
         assert!(!child.status.success(), "{point}");
-        let position: Value = serde_json::from_slice(&fs::read(dir.path().join("position")).unwrap()).unwrap();
+        let position: Position = serde_json::from_slice(&fs::read(dir.path().join("position")).unwrap()).unwrap();
         let rows: Vec<String> = (0..3).map(|row| format!("{row}\n")).collect();
-        let committed = position["bytes"].as_u64().unwrap() as usize / 2;
+        let committed = position.rows as usize;
         let path = dir.path().join("out.txt");
         block_on(async {
             let mut sink = FileSink::new(&path, 0);

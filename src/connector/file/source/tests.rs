@@ -26,7 +26,7 @@ struct Reading {
     dir: TempDir,
     pattern: &'static str,
     format: LineFormat,
-    position: Option<Value>,
+    position: Option<Position>,
 }
 
 impl Reading {
@@ -81,7 +81,7 @@ impl Reading {
     }
 
     fn entry(&self, file: usize) -> &Value {
-        &self.position.as_ref().unwrap()["files"][file]
+        &self.position.as_ref().unwrap().at["files"][file]
     }
 }
 
@@ -235,8 +235,9 @@ async fn reading_stops_anywhere_and_goes_on_without_loss_or_repetition() {
             }
         }
         assert_eq!(rows.join("\n") + "\n", numbers(0..20), "{pattern}");
-        let counted = reading.position.as_ref().unwrap()["files"].as_array().unwrap();
+        let counted = reading.position.as_ref().unwrap().at["files"].as_array().unwrap();
         assert_eq!(counted.iter().map(|file| file["rows"].as_u64().unwrap()).sum::<u64>(), 20);
+        assert_eq!(reading.position.unwrap().rows, 20);
     }
 }
 
@@ -464,6 +465,6 @@ async fn a_file_that_cannot_be_read_fails_the_source_for_good() {
 async fn a_position_of_another_kind_is_refused() {
     let mut reading = Reading::of("a.ndjson");
     reading.write("a.ndjson", "1\n");
-    reading.position = Some(serde_json::json!({"version": 1, "bytes": 3}));
+    reading.position = Some(Position { rows: 0, at: serde_json::json!({"version": 1, "bytes": 3}) });
     assert!(matches!(reading.blocks().await, Err(Error::Position { .. })));
 }
