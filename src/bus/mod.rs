@@ -11,6 +11,7 @@ mod sole;
 mod topic;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -166,6 +167,27 @@ pub trait Log: Send + Sync {
     /// first one and gives none if there is none by then. An offset that retention has passed is
     /// [`Error::OutOfRange`].
     async fn read(&self, from: &TopicPartition, offset: u64, limit: Limit, wait: Duration) -> Result<Vec<Message>>;
+
+    /// Rows in the messages of a partition from `offset` up to its end, as their publishers counted them.
+    async fn rows(&self, from: &TopicPartition, offset: u64) -> Result<u64> {
+        let extents = self.extents(&from.topic).await?;
+        let end = extents.get(from.partition as usize).map_or(offset, |extent| extent.end);
+        read_rows(self, from, offset..end).await
+    }
+}
+
+/// The rows of messages with these offsets, which are read.
+async fn read_rows<L: Log + ?Sized>(log: &L, from: &TopicPartition, offsets: Range<u64>) -> Result<u64> {
+    const LIMIT: Limit = Limit { rows: 1 << 16, bytes: 8 << 20 };
+    let (mut rows, mut next) = (0, offsets.start);
+    while next < offsets.end {
+        let messages = log.read(from, next, LIMIT, Duration::ZERO).await?;
+        let Some(last) = messages.last() else { break };
+        next = last.offset + 1;
+        let counted = messages.iter().filter(|message| message.offset < offsets.end);
+        rows += counted.map(|message| u64::from(message.record.rows)).sum::<u64>();
+    }
+    Ok(rows)
 }
 
 /// A bus, as a worker uses it.

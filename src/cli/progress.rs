@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 use tokio::task::JoinHandle;
 
+use crate::config::{Input, Source};
+use crate::connector::InputBytes;
 use crate::stage::Meters;
-use crate::topology::{Stage, Topology};
+use crate::topology::{Stage, Topology, Work};
 
 /// How often the bars move.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -18,7 +20,8 @@ pub struct Bars {
     mover: JoinHandle<()>,
 }
 
-/// Shows a bar for each stage: how many of the rows that its predecessors have published it has dealt with.
+/// Shows a bar for each stage: how many of the rows that its predecessors have published it has dealt with; for a source,
+/// how much of its input it has read.
 pub fn show(topology: &Arc<Topology>, meters: Arc<Meters>) -> Bars {
     let all = MultiProgress::new();
     let width = topology.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0);
@@ -27,10 +30,18 @@ pub fn show(topology: &Arc<Topology>, meters: Arc<Meters>) -> Bars {
     let mover = tokio::spawn(async move {
         loop {
             for (stage, bar) in topology.stages.iter().zip(&bars) {
-                let published: u64 = stage.from.iter().map(|name| meters.seen(name).total.rows_out).sum();
+                let seen = meters.seen(&stage.name);
+                bar.set_message(HumanCount(seen.total.rows_in).to_string());
+                let (done, of) = match (seen.input, stage.from.is_empty()) {
+                    (Some(InputBytes { read, total }), _) => (read, total),
+                    (None, true) => (seen.total.rows_in, 0),
+                    (None, false) => {
+                        (seen.total.rows_in, stage.from.iter().map(|name| meters.seen(name).total.rows_out).sum())
+                    }
+                };
                 // An empty bar, not a full one, before there is anything to do.
-                bar.set_length(published.max(1));
-                bar.set_position(meters.seen(&stage.name).total.rows_in);
+                bar.set_length(of.max(1));
+                bar.set_position(done);
             }
             tokio::time::sleep(INTERVAL).await;
         }
@@ -50,9 +61,12 @@ impl Bars {
 }
 
 fn bar(stage: &Stage, width: usize) -> ProgressBar {
-    let template = match stage.from.is_empty() {
-        true => "{prefix} {spinner} {human_pos} rows, {per_sec}",
-        false => "{prefix} {bar:30} {human_pos}/{human_len} rows, {per_sec}",
+    let template = match &stage.work {
+        Work::Source(Source { input: Input::File { follow: false, .. }, .. }) => {
+            "{prefix} {bar:30} {msg} rows, {bytes} of {total_bytes}, {eta} left"
+        }
+        Work::Source(_) => "{prefix} {spinner} {human_pos} rows, {per_sec}",
+        Work::Sql(_) | Work::Sink(_) => "{prefix} {bar:30} {human_pos}/{human_len} rows, {per_sec}",
     };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(0).with_style(style).with_prefix(format!("{:width$}", stage.name))

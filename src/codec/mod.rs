@@ -5,6 +5,7 @@ pub mod cloudevents;
 pub mod csv;
 pub mod json;
 mod rejects;
+pub(crate) mod text;
 pub(crate) mod time;
 mod value;
 

@@ -1,4 +1,4 @@
-//! Instants as text, RFC 3339: `2024-01-01T00:00:00.001Z`. Dates and times of day that are no instants are Arrow's affair.
+//! Instants and dates as text, RFC 3339: `2024-01-01T00:00:00.001Z`. Times of day are Arrow's affair, and so is reading dates.
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
@@ -128,22 +128,28 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
-/// Appends the instant, in UTC, with no, three, six or nine decimals, as many as it needs. Outside the years 0 to 9999,
-/// which RFC 3339 ends at, the year has a sign, as in ISO 8601.
-pub(super) fn write(value: i64, unit: TimeUnit, to: &mut Vec<u8>) {
-    let per_second = per_second(unit);
-    let (seconds, fraction) = (value.div_euclid(per_second), value.rem_euclid(per_second));
-    let (year, month, day) = civil(seconds.div_euclid(SECONDS_A_DAY));
+/// Appends the date that is so many days after the epoch, with a year as in [`write`].
+pub(super) fn write_date(days: i64, to: &mut Vec<u8>) {
+    let (year, month, day) = civil(days);
     if (0..=9999).contains(&year) {
         let ([y0, y1], [y2, y3]) = (pair(year / 100), pair(year));
         to.extend([y0, y1, y2, y3]);
     } else {
         to.extend(format!("{year:+05}").bytes());
     }
-    let second = seconds.rem_euclid(SECONDS_A_DAY);
     let ([m0, m1], [d0, d1]) = (pair(month), pair(day));
+    to.extend([b'-', m0, m1, b'-', d0, d1]);
+}
+
+/// Appends the instant, in UTC, with no, three, six or nine decimals, as many as it needs. Outside the years 0 to 9999,
+/// which RFC 3339 ends at, the year has a sign, as in ISO 8601.
+pub(super) fn write(value: i64, unit: TimeUnit, to: &mut Vec<u8>) {
+    let per_second = per_second(unit);
+    let (seconds, fraction) = (value.div_euclid(per_second), value.rem_euclid(per_second));
+    write_date(seconds.div_euclid(SECONDS_A_DAY), to);
+    let second = seconds.rem_euclid(SECONDS_A_DAY);
     let ([h0, h1], [n0, n1], [s0, s1]) = (pair(second / 3600), pair(second / 60 % 60), pair(second % 60));
-    to.extend([b'-', m0, m1, b'-', d0, d1, b'T', h0, h1, b':', n0, n1, b':', s0, s1]);
+    to.extend([b'T', h0, h1, b':', n0, n1, b':', s0, s1]);
     write_fraction(fraction * (1_000_000_000 / per_second), to);
     to.push(b'Z');
 }

@@ -77,6 +77,15 @@ pub enum Polled {
     Finished,
 }
 
+/// How much of an input was read in this run, in bytes as they lie there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InputBytes {
+    /// What was read.
+    pub read: u64,
+    /// What there is.
+    pub total: u64,
+}
+
 /// Where rows come from.
 #[async_trait]
 pub trait Source: Send {
@@ -89,6 +98,11 @@ pub trait Source: Send {
 
     /// The position after everything that was given so far; becomes part of the commit.
     fn position(&self) -> Position;
+
+    /// How much of its input it has read; `None` where nobody knows how much there is.
+    fn input(&self) -> Option<InputBytes> {
+        None
+    }
 }
 
 /// Where rows go.

@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bus::{self, Extent, Limit, Log, Positions, Topic, TopicPartition};
+use crate::bus::{self, Limit, Log, Positions, Topic};
 use crate::checkpoint::{self, Checkpoint};
 use crate::connector::Position;
 use crate::fidelity::Counts;
 use crate::topology::{Stage, Topology};
 
-/// How many rows one read of a backlog takes.
-const READ: Limit = Limit { rows: 1 << 16, bytes: 8 << 20 };
+/// A checkpoint is one message.
+const ONE: Limit = Limit { rows: 1, bytes: 0 };
 
 /// One stage's side of the account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +88,7 @@ async fn committed(log: &dyn Log, stage: &Stage) -> Result<Committed, Error> {
     let mut committed = Committed::default();
     for (task, extent) in (0..).zip(log.extents(&topic).await?) {
         let Some(last) = extent.end.checked_sub(1) else { continue };
-        for message in log.read(&topic.partition(task), last, READ, Duration::ZERO).await? {
+        for message in log.read(&topic.partition(task), last, ONE, Duration::ZERO).await? {
             let checkpoint = Checkpoint::decode(&message.record.value).map_err(|error| Error::Checkpoint {
                 stage: stage.name.clone(),
                 task,
@@ -116,19 +116,8 @@ async fn pending(log: &dyn Log, inputs: &[Topic], positions: &Positions) -> Resu
         for (number, extent) in (0..).zip(log.extents(topic).await?) {
             let partition = topic.partition(number);
             let next = positions.get(&partition).copied().unwrap_or(0);
-            rows += unread(log, &partition, next.max(extent.start), extent).await?;
+            rows += log.rows(&partition, next.max(extent.start)).await?;
         }
-    }
-    Ok(rows)
-}
-
-async fn unread(log: &dyn Log, partition: &TopicPartition, mut next: u64, extent: Extent) -> Result<u64, Error> {
-    let mut rows = 0;
-    while next < extent.end {
-        let messages = log.read(partition, next, READ, Duration::ZERO).await?;
-        let Some(last) = messages.last() else { break };
-        next = last.offset + 1;
-        rows += messages.iter().filter(|m| m.offset < extent.end).map(|m| u64::from(m.record.rows)).sum::<u64>();
     }
     Ok(rows)
 }

@@ -1,8 +1,6 @@
 //! All branches of a query as one operator, and which rows are at fault when a step fails.
 
-use std::any::Any;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::UInt32Array;
@@ -95,15 +93,7 @@ impl Operator for Transform {
 /// What the evaluation yields; if a function panics in it, such as one that makes a text longer than a column can hold, its
 /// failure. Neither branches nor batches are changed by an evaluation, so none is left half changed.
 fn guarded(evaluate: impl FnOnce() -> Result<Rows, Failure>) -> Result<Rows, Failure> {
-    catch_unwind(AssertUnwindSafe(evaluate)).unwrap_or_else(|panic| {
-        let message = format!("a function gave up: {}", crate::sql::clean(said(&*panic)));
-        Err(Failure { class: Class::Expression, message })
-    })
-}
-
-fn said(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it did not say why")
+    crate::sql::caught(evaluate).unwrap_or_else(|message| Err(Failure { class: Class::Expression, message }))
 }
 
 /// Results of several branches on one batch, ordered by the row they came from, then by branch.

@@ -1,6 +1,7 @@
 //! What DataFusion says about a query, in words for the person who wrote it.
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use datafusion::common::{Column, DataFusionError, SchemaError, Span};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token};
@@ -126,6 +127,16 @@ fn words(error: &DataFusionError) -> (String, Option<String>) {
 
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().trim_end_matches('.').to_owned()
+}
+
+/// What an evaluation gives, or, if a function panics in it, such as one that makes a text longer than a column can hold,
+/// what it said. The evaluation has to leave nothing half changed.
+pub(crate) fn caught<T>(evaluate: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(evaluate)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let said = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it did not say why");
+        format!("a function gave up: {}", clean(said))
+    })
 }
 
 /// The text without the prefixes by which DataFusion and Arrow mark the kinds of their errors.

@@ -8,6 +8,7 @@
 mod arithmetic;
 mod branches;
 mod catalog;
+mod chain;
 mod clauses;
 mod contract;
 mod fault;
@@ -28,7 +29,7 @@ use datafusion::sql::sqlparser::ast::Statement;
 
 use crate::operator::{Branch, Operator, Transform};
 use catalog::Catalog;
-pub(crate) use fault::clean;
+pub(crate) use fault::{caught, clean};
 pub(crate) use types::name as type_name;
 
 /// What is wrong with an SQL text.
@@ -108,7 +109,12 @@ impl Engine {
             Err(error) => faults.extend(fault::of_error(error, sql, &catalog, !faults.is_empty())),
         }
         match planned {
-            Ok(plan) if faults.is_empty() => self.finish(&plan, inputs).map_err(|fault| vec![fault]),
+            Ok(plan) if faults.is_empty() => {
+                // Constants are evaluated here. The plan is not touched, so a function that panics leaves nothing behind.
+                let finished = caught(|| self.finish(&plan, inputs));
+                let panicked = |message| Err(Fault { message, span: None, help: None });
+                finished.unwrap_or_else(panicked).map_err(|fault| vec![fault])
+            }
             _ => Err(fault::in_order(faults)),
         }
     }

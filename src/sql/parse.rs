@@ -8,12 +8,15 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, Tokenizer};
 
-use super::Fault;
+use super::{Fault, chain};
 
 pub(super) const DIALECT: GenericDialect = GenericDialect;
 
 /// Parses the text of a query over inputs.
 pub(super) fn query(sql: &str, inputs: &[(&str, SchemaRef)]) -> Result<Box<Query>, Fault> {
+    if let Some(fault) = chain::too_long(sql) {
+        return Err(fault);
+    }
     let statements = Parser::parse_sql(&DIALECT, sql).map_err(|error| {
         let fault = fault(&error, sql);
         match unquoted(sql, inputs) {

@@ -488,6 +488,9 @@ fn a_function_that_panics_on_a_row_rejects_the_row_and_no_other() {
     let output = processed(&query, 0);
     assert_eq!(output.origin, [0, 2, 3]);
     assert_eq!(output.rejects, [rejected(1, Class::Expression, "a function gave up: byte array offset overflow")]);
+    // A constant is worked out when the query is planned.
+    let planned = engine.plan("SELECT fragile(2) AS id FROM orders", &[("orders", schema())]);
+    assert_eq!(planned.err().unwrap()[0].message, "a function gave up: byte array offset overflow");
 }
 
 #[test]
@@ -603,5 +606,28 @@ proptest! {
         prop_assert_eq!(&whole.rejects, &rejects);
         prop_assert!(whole.origin.is_sorted());
         prop_assert!(whole.rejects.iter().all(|reject| !whole.origin.contains(&(reject.row as u32))));
+    }
+}
+
+#[test]
+fn a_chain_of_operators_that_is_too_long_is_refused_before_it_does_harm() {
+    let chain = |item: &str, operator: &str, times: usize| vec![item; times].join(operator);
+    for (operator, kind) in [(" + ", "bigint"), (" OR ", "boolean"), (" || ", "text")] {
+        let item = &format!("CAST(NULL AS {kind})");
+        assert!(plan(&format!("SELECT {} AS x FROM orders", chain(item, operator, 100))).is_ok());
+    }
+    let groups = vec![format!("({})", chain("id = 1", " OR ", 100)); 20].join(" AND ");
+    assert!(plan(&format!("SELECT id FROM orders WHERE {groups} AND id IN ({})", chain("7", ",", 1000))).is_ok());
+    let message = "more than 250 operators hang on one another here";
+    for sql in [
+        format!("SELECT {} AS x FROM orders", chain("id", "+", 100_000)),
+        format!("SELECT id FROM orders WHERE {}", chain("id = 1", " OR ", 252)),
+        format!("SELECT ({}) + {} AS x FROM orders", chain("id", "+", 200), chain("id", "*", 60)),
+        format!("SELECT id{} AS x FROM orders", "::int::bigint".repeat(5000)),
+        format!("SELECT tags{} AS x FROM orders", "[1]".repeat(5000)),
+        chain("SELECT id FROM orders", " UNION ALL ", 5000),
+    ] {
+        let (said, place) = faults(&sql).remove(0);
+        assert_eq!((said.as_str(), place.map(|place| place.chars().count())), (message, Some(1)), "{sql:.80}");
     }
 }

@@ -143,6 +143,14 @@ impl Inlet {
         }
     }
 
+    /// How much of its input a source has read, where that is known.
+    pub fn input(&self) -> Option<connector::InputBytes> {
+        match self {
+            Inlet::Source(inlet) => inlet.source.input(),
+            Inlet::Topics(_) => None,
+        }
+    }
+
     /// The position of the source connector, where there is one.
     pub fn position(&self) -> Option<connector::Position> {
         match self {

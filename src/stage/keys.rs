@@ -1,54 +1,49 @@
 //! Keys of rows, and the partitions they lead to: Kafka's own partitioner, so that other clients agree.
 //!
-//! The key of a row is the text of its key column; of several columns, a JSON array of their texts. A null in a single
-//! key column is a key of no bytes.
+//! The key of a row is the text of its key column, as in CSV; of several columns, a JSON array of their texts. A null in a
+//! single key column is a key of no bytes.
 
-use std::fmt::Write;
-
-use arrow::array::{Array, ArrayRef, UInt32Array};
+use arrow::array::UInt32Array;
 use arrow::compute::take_record_batch;
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
-use arrow::util::display::{ArrayFormatter, FormatOptions};
 
+use crate::codec::text::Values;
 use crate::partition::partition;
 
 /// The keys of a batch's rows.
 pub(super) struct Keys<'a> {
-    columns: Vec<(&'a ArrayRef, ArrayFormatter<'a>)>,
-    text: String,
+    columns: Vec<Values<'a>>,
+    key: Vec<u8>,
 }
 
 impl<'a> Keys<'a> {
     /// The keys that the columns of those numbers make.
     pub fn new(batch: &'a RecordBatch, key: &[usize]) -> Result<Self, ArrowError> {
-        const OPTIONS: FormatOptions<'static> = FormatOptions::new();
-        let columns = key
-            .iter()
-            .filter_map(|index| batch.columns().get(*index))
-            .map(|column| Ok((column, ArrayFormatter::try_new(column.as_ref(), &OPTIONS)?)))
-            .collect::<Result<_, ArrowError>>()?;
-        Ok(Self { columns, text: String::new() })
+        let fields = batch.schema_ref().fields();
+        let columns = key.iter().filter_map(|index| fields.get(*index).zip(batch.columns().get(*index)));
+        let columns = columns.map(|(field, array)| Values::new(field, array)).collect::<Result<_, _>>()?;
+        Ok(Self { columns, key: Vec::new() })
     }
 
     /// The key of one row.
     pub fn key(&mut self, row: usize) -> Result<&[u8], ArrowError> {
-        self.text.clear();
-        match self.columns.as_slice() {
-            [(_, column)] => column.value(row).write(&mut self.text)?,
+        self.key.clear();
+        match self.columns.as_mut_slice() {
+            [values] if values.is_null(row) => {}
+            [values] => values.push(row, &mut self.key),
             several => {
-                let texts: Vec<Option<String>> = several
-                    .iter()
-                    .map(|(array, column)| match array.is_null(row) {
-                        true => Ok(None),
-                        false => column.value(row).try_to_string().map(Some),
-                    })
-                    .collect::<Result<_, _>>()?;
-                let json = serde_json::to_string(&texts).map_err(|error| ArrowError::JsonError(error.to_string()))?;
-                write!(self.text, "{json}").map_err(|error| ArrowError::CastError(error.to_string()))?;
+                let mut text = |values: &mut Values<'_>| {
+                    let mut text = Vec::new();
+                    (!values.is_null(row)).then(|| values.push(row, &mut text))?;
+                    Some(String::from_utf8_lossy(&text).into_owned())
+                };
+                let texts: Vec<Option<String>> = several.iter_mut().map(&mut text).collect();
+                let written = serde_json::to_writer(&mut self.key, &texts);
+                written.map_err(|error| ArrowError::JsonError(error.to_string()))?;
             }
         }
-        Ok(self.text.as_bytes())
+        Ok(&self.key)
     }
 }
 
@@ -87,7 +82,7 @@ pub(super) fn split(
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{Int64Array, StringArray};
+    use arrow::array::{ArrayRef, Date32Array, Int64Array, StringArray};
 
     use super::*;
 
@@ -108,6 +103,15 @@ mod tests {
         let mut two = Keys::new(&batch, &[0, 1]).unwrap();
         assert_eq!(two.key(0).unwrap(), br#"["EWR","1"]"#);
         assert_eq!(two.key(1).unwrap(), br#"[null,"2"]"#);
+    }
+
+    #[test]
+    fn a_date_of_any_year_is_a_key() {
+        let days = Date32Array::from(vec![0, i32::MAX]);
+        let batch = RecordBatch::try_from_iter([("day", Arc::new(days) as ArrayRef)]).unwrap();
+        let mut keys = Keys::new(&batch, &[0]).unwrap();
+        assert_eq!(keys.key(0).unwrap(), b"1970-01-01");
+        assert_eq!(keys.key(1).unwrap(), b"+5881580-07-11");
     }
 
     #[test]

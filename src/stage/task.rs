@@ -107,7 +107,7 @@ impl Task {
         self.committed.positions = resume.positions;
         self.inlet.resume(&self.committed).await?;
         self.outlet.resume(self.committed.sink.clone()).await?;
-        self.meter.resumed(self.committed.counts);
+        self.meter.resumed(self.committed.counts, self.inlet.input());
         if self.outlet.is_sink() && self.committed.sink.is_none() {
             // From now on, whatever is in the output is known to be this sink's, and can be taken back after a crash.
             self.write(Encoded::default(), Positions::new()).await?;
@@ -152,7 +152,7 @@ impl Task {
     async fn commit(&mut self, encoded: Encoded, positions: Positions) -> Result<(), Error> {
         let (step, since) = (encoded.counts, encoded.since);
         self.write(encoded, positions).await?;
-        self.meter.committed(step, now() - since);
+        self.meter.committed(step, now() - since, self.inlet.input());
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hdrhistogram::Histogram;
 
 use crate::bus::Micros;
+use crate::connector::InputBytes;
 use crate::fidelity::Counts;
 use crate::telemetry::metrics::{Registry, TaskMetrics};
 
@@ -26,6 +27,8 @@ pub struct Seen {
     pub total: Counts,
     /// What it has counted in this run.
     pub run: Counts,
+    /// How much of its input it has read; `None` where nobody knows how much there is.
+    pub input: Option<InputBytes>,
     /// From the arrival of rows in the pipeline to the commit they were in, in microseconds, in this run, a sample a row.
     lag_micros: Option<Histogram<u64>>,
 }
@@ -36,14 +39,16 @@ impl Meter {
         Self { metrics: registry.task(pipeline, stage, task), seen: Mutex::new(Seen::default()) }
     }
 
-    /// The task starts, and had counted this before.
-    pub(crate) fn resumed(&self, total: Counts) {
+    /// The task starts, had counted this before, and has so much of its input to read.
+    pub(crate) fn resumed(&self, total: Counts, input: Option<InputBytes>) {
         self.metrics.up.set(1.0);
-        self.lock().total = total;
+        let mut seen = self.lock();
+        seen.total = total;
+        seen.input = input;
     }
 
-    /// The task has committed a step whose oldest row arrived so long ago.
-    pub(crate) fn committed(&self, step: Counts, lag: Micros) {
+    /// The task has committed a step whose oldest row arrived so long ago, and so much of its input is read.
+    pub(crate) fn committed(&self, step: Counts, lag: Micros, input: Option<InputBytes>) {
         let metrics = &self.metrics;
         metrics.rows_in.increment(step.rows_in);
         metrics.rows_out.increment(step.rows_out);
@@ -58,6 +63,7 @@ impl Meter {
         let mut seen = self.lock();
         seen.total += step;
         seen.run += step;
+        seen.input = input;
         let lag = u64::try_from(lag).unwrap_or(0).clamp(1, LONGEST_MICROS);
         if let Some(lags) = &mut seen.lag_micros {
             lags.saturating_record_n(lag, step.rows_in);
@@ -82,7 +88,7 @@ impl Meter {
 impl Default for Seen {
     fn default() -> Self {
         let lag_micros = Histogram::new_with_bounds(1, LONGEST_MICROS, 2).ok();
-        Self { total: Counts::default(), run: Counts::default(), lag_micros }
+        Self { total: Counts::default(), run: Counts::default(), input: None, lag_micros }
     }
 }
 
@@ -98,6 +104,11 @@ impl AddAssign<&Seen> for Seen {
     fn add_assign(&mut self, other: &Seen) {
         self.total += other.total;
         self.run += other.run;
+        if let Some(InputBytes { read, total }) = other.input {
+            let sum = self.input.get_or_insert_default();
+            sum.read += read;
+            sum.total += total;
+        }
         if let (Some(lags), Some(others)) = (&mut self.lag_micros, &other.lag_micros) {
             // Both have the same bounds, so everything fits.
             let _ = lags.add(others);

@@ -52,7 +52,9 @@ use self::shared::Shared;
 use self::view::{View, lock};
 use super::limit::Budget;
 use super::sole::SoleMember;
-use super::{Bus, Error, Extent, Group, Lease, Limit, Log, Member, Message, Result, Topic, TopicPartition, TopicSpec};
+use super::{
+    Bus, Error, Extent, Group, Lease, Limit, Log, Member, Message, Result, Topic, TopicPartition, TopicSpec, read_rows,
+};
 use crate::config::Sync;
 
 /// How often contents reach the disk where commits do not wait for it and no interval is given.
@@ -217,6 +219,11 @@ impl Log for Embedded {
                 return Ok(messages);
             }
         }
+    }
+
+    async fn rows(&self, from: &TopicPartition, offset: u64) -> Result<u64> {
+        let (whole, start) = self.shared.view.whole_segments(from, offset)?;
+        Ok(whole + read_rows(self, from, offset..start).await?)
     }
 }
 

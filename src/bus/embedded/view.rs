@@ -122,6 +122,15 @@ impl View {
         Ok(self.state().topic(topic)?.partitions.iter().map(|partition| partition.extent).collect())
     }
 
+    /// Rows in the segments that start at the offset or behind it, and where the first of them starts.
+    pub(super) fn whole_segments(&self, from: &TopicPartition, offset: u64) -> Result<(u64, u64)> {
+        let state = self.state();
+        let partition = state.partition(from)?;
+        let whole = partition.segments.iter().filter(|segment| segment.base >= offset);
+        let start = whole.clone().map(|segment| segment.base).next().unwrap_or(partition.extent.end);
+        Ok((whole.map(|segment| segment.rows).sum(), start))
+    }
+
     /// Messages from an offset on, as far as the budget goes; none at the end.
     pub(super) async fn read(
         self: &Arc<Self>,

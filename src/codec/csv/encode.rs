@@ -1,26 +1,23 @@
 //! Columns to CSV records. A value is written as JSON would write it, without the quotes of a JSON string.
 
-use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::datatypes::{DataType, FieldRef, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use arrow::json::EncoderOptions;
-use arrow::json::writer::{NullableEncoder, make_encoder};
 use arrow::record_batch::RecordBatch;
 use bytes::{BufMut, Bytes};
 
-use crate::codec::{self, Text, json};
+use crate::codec::text::Values;
+use crate::codec::{self, Text};
 
 /// Encodes rows as CSV records, one a line unless text in them has line ends.
 #[derive(Debug, Clone)]
 pub struct Encoder {
     schema: SchemaRef,
-    options: EncoderOptions,
 }
 
 impl Encoder {
     /// For rows of that schema.
     pub fn new(schema: SchemaRef) -> Self {
-        Self { schema, options: json::value_options() }
+        Self { schema }
     }
 }
 
@@ -40,16 +37,16 @@ impl codec::Encoder for Encoder {
     fn encode(&mut self, batch: &RecordBatch, to: &mut Text) -> Result<(), ArrowError> {
         let schema = batch.schema();
         let columns = schema.fields().iter().zip(batch.columns());
-        let columns = columns.map(|(field, array)| Column::new(field, array, &self.options));
+        let columns = columns.map(|(field, array)| Values::new(field, array));
         let mut columns = columns.collect::<Result<Vec<_>, _>>()?;
-        let mut line = Vec::new();
+        let (mut line, mut scratch) = (Vec::new(), Vec::new());
         for row in 0..batch.num_rows() {
             line.clear();
-            for (index, column) in columns.iter_mut().enumerate() {
+            for (index, values) in columns.iter_mut().enumerate() {
                 if index > 0 {
                     line.push(b',');
                 }
-                column.push(row, &mut line);
+                push_field(values, row, &mut scratch, &mut line);
             }
             line.push(b'\n');
             to.bytes.put_slice(&line);
@@ -59,37 +56,15 @@ impl codec::Encoder for Encoder {
     }
 }
 
-enum Column<'a> {
-    Text(&'a ArrayRef),
-    Other { values: NullableEncoder<'a>, scratch: Vec<u8>, is_nested: bool },
-}
-
-impl<'a> Column<'a> {
-    fn new(field: &'a FieldRef, array: &'a ArrayRef, options: &'a EncoderOptions) -> Result<Self, ArrowError> {
-        if array.data_type() == &DataType::Utf8 {
-            return Ok(Column::Text(array));
-        }
-        let values = make_encoder(field, array, options)?;
-        Ok(Column::Other { values, scratch: Vec::new(), is_nested: array.data_type().is_nested() })
-    }
-
-    /// Appends the field of that row, nothing if it is null.
-    fn push(&mut self, row: usize, line: &mut Vec<u8>) {
-        match self {
-            Column::Text(array) if array.is_null(row) => {}
-            Column::Text(array) => push_text(array.as_string::<i32>().value(row).as_bytes(), line),
-            Column::Other { values, .. } if values.is_null(row) => {}
-            Column::Other { values, scratch, is_nested: true } => {
-                scratch.clear();
-                values.encode(row, scratch);
-                push_text(scratch, line);
-            }
-            Column::Other { values, scratch, .. } => {
-                scratch.clear();
-                values.encode(row, scratch);
-                let string = scratch.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
-                line.extend_from_slice(string.unwrap_or(scratch));
-            }
+/// Appends the field of that row, nothing if it is null.
+fn push_field(values: &mut Values<'_>, row: usize, scratch: &mut Vec<u8>, line: &mut Vec<u8>) {
+    match values {
+        values if values.is_null(row) => {}
+        Values::Plain(_) => values.push(row, line),
+        Values::Text(_) | Values::Nested(_) => {
+            scratch.clear();
+            values.push(row, scratch);
+            push_text(scratch, line);
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Columns to JSON rows, by arrow-json, with writers of our own for what it writes slowly or cannot write.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray};
 use arrow::datatypes::{
-    ArrowPrimitiveType, DataType, FieldRef, Float32Type, Float64Type, TimeUnit, TimestampMicrosecondType,
+    ArrowPrimitiveType, DataType, Date32Type, FieldRef, Float32Type, Float64Type, TimeUnit, TimestampMicrosecondType,
     TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
 use arrow::error::ArrowError;
@@ -98,9 +98,8 @@ fn exact(array: &ArrayRef, row: usize, value: Option<&mut Value>) {
 }
 
 /// How a single value is written.
-pub(in crate::codec) fn value_options() -> EncoderOptions {
-    EncoderOptions::default().with_explicit_nulls(true).with_encoder_factory(Arc::new(Values))
-}
+pub(in crate::codec) static VALUE_OPTIONS: LazyLock<EncoderOptions> =
+    LazyLock::new(|| EncoderOptions::default().with_explicit_nulls(true).with_encoder_factory(Arc::new(Values)));
 
 /// The encoders of our own.
 #[derive(Debug)]
@@ -124,6 +123,7 @@ impl EncoderFactory for Values {
             DataType::Timestamp(TimeUnit::Nanosecond, _) => {
                 timestamps::<TimestampNanosecondType>(array, TimeUnit::Nanosecond)
             }
+            DataType::Date32 => nullable(array, Dates(array.as_primitive::<Date32Type>().values())),
             DataType::Float64 => nullable(array, Floats(array.as_primitive::<Float64Type>())),
             DataType::Float32 => nullable(array, Floats(array.as_primitive::<Float32Type>())),
             _ => None,
@@ -149,6 +149,18 @@ impl ValueEncoder for Timestamps<'_> {
         let Some(value) = self.values.get(at) else { return };
         to.push(b'"');
         time::write(*value, self.unit, to);
+        to.push(b'"');
+    }
+}
+
+/// Arrow writes an error where a year has more than six digits.
+struct Dates<'a>(&'a [i32]);
+
+impl ValueEncoder for Dates<'_> {
+    fn encode(&mut self, at: usize, to: &mut Vec<u8>) {
+        let Some(days) = self.0.get(at) else { return };
+        to.push(b'"');
+        time::write_date(i64::from(*days), to);
         to.push(b'"');
     }
 }

@@ -24,7 +24,7 @@ mod scan;
 use arrow::datatypes::DataType;
 
 pub use decode::Decoder;
-pub(super) use encode::value_options;
+pub(super) use encode::VALUE_OPTIONS;
 pub use encode::{Encoder, rows_to_text, rows_to_values};
 
 /// There is no way between JSON and the type of a column.

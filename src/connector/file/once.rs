@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::discover::Seen;
 use super::plan::Start;
-use super::unpack::{damage, fill, header, is_of_the_system, open_at, salvage};
+use super::unpack::{Counter, damage, fill, header, is_of_the_system, open_at, salvage};
 use super::{Lines, Stop};
 use crate::config::Compression;
 use crate::connector::Error;
@@ -14,18 +14,25 @@ use crate::connector::frame::Ending;
 use crate::connector::intake::{CHUNK_BYTES, Ended, Event, FileId, Opened, Sender, now};
 
 /// Reads all files, the first with the number 0.
-pub fn read(starts: Vec<Start>, lines: Lines, sender: &Sender) -> Result<(), Stop> {
+pub fn read(starts: Vec<Start>, lines: Lines, counter: &Counter, sender: &Sender) -> Result<(), Stop> {
     let mut chunk = vec![0; CHUNK_BYTES];
     for (id, start) in (0..).zip(starts) {
-        read_file(id, &start, lines, &mut chunk, sender)?;
+        read_file(id, &start, lines, counter, &mut chunk, sender)?;
     }
     Stop::unless_sent(sender, Event::Finished)
 }
 
-fn read_file(id: FileId, start: &Start, lines: Lines, chunk: &mut [u8], sender: &Sender) -> Result<(), Stop> {
+fn read_file(
+    id: FileId,
+    start: &Start,
+    lines: Lines,
+    counter: &Counter,
+    chunk: &mut [u8],
+    sender: &Sender,
+) -> Result<(), Stop> {
     let Start { file, offset, .. } = start;
     let header = if *offset > 0 { header(file, lines.format, lines.max_row_bytes)? } else { None };
-    let mut reader = open_at(file, *offset)?;
+    let mut reader = open_at(file, *offset, counter)?;
     Stop::unless_sent(sender, Event::Opened(id, opened(start, header)))?;
     let mut read = *offset;
     let mut send = |bytes: &[u8]| {

@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
@@ -14,12 +16,29 @@ use crate::connector::{Error, Result};
 
 const HEADER_CHUNK_BYTES: usize = 64 << 10;
 
-/// Opens a file for reading from byte `offset` after decompression on.
-pub fn open_at(file: &Seen, offset: u64) -> Result<Box<dyn Read>> {
+/// Counts the bytes that are read of a file as they lie on the disk.
+pub type Counter = Arc<AtomicU64>;
+
+struct Counted {
+    file: File,
+    read: Counter,
+}
+
+impl Read for Counted {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(to)?;
+        self.read.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+/// Opens a file for reading from byte `offset` after decompression on. What is skipped counts as read.
+pub fn open_at(file: &Seen, offset: u64, read: &Counter) -> Result<Box<dyn Read>> {
     let failed = Error::io("read", &file.path);
-    let mut raw = File::open(&file.path).map_err(&failed)?;
+    let mut raw = Counted { file: File::open(&file.path).map_err(&failed)?, read: read.clone() };
     if file.compression == Compression::None {
-        raw.seek(SeekFrom::Start(offset)).map_err(&failed)?;
+        raw.file.seek(SeekFrom::Start(offset)).map_err(&failed)?;
+        raw.read.fetch_add(offset, Ordering::Relaxed);
         return Ok(Box::new(raw));
     }
     let mut unpacked = unpack(raw, file).map_err(&failed)?;
@@ -37,7 +56,7 @@ pub fn open_at(file: &Seen, offset: u64) -> Result<Box<dyn Read>> {
     }
 }
 
-fn unpack(raw: File, file: &Seen) -> io::Result<Box<dyn Read>> {
+fn unpack(raw: Counted, file: &Seen) -> io::Result<Box<dyn Read>> {
     Ok(match file.compression {
         // Not even an archive without content is empty, but a file without content has no rows.
         _ if file.size == 0 => Box::new(raw),
@@ -53,7 +72,7 @@ pub fn header(file: &Seen, format: LineFormat, max_row_bytes: usize) -> Result<O
         return Ok(None);
     }
     let mut framer = Framer::new(format, max_row_bytes, 0, None);
-    let mut reader = open_at(file, 0)?;
+    let mut reader = open_at(file, 0, &Counter::default())?;
     let mut chunk = vec![0; HEADER_CHUNK_BYTES];
     loop {
         let (read, fault) = fill(reader.as_mut(), &mut chunk);
@@ -97,7 +116,7 @@ pub fn salvage(file: &Seen, offset: u64) -> Vec<u8> {
 
 fn bytewise(file: &Seen, offset: u64, blank: u8) -> Vec<u8> {
     let mut bytes = Vec::new();
-    if let Ok(mut reader) = open_at(file, offset) {
+    if let Ok(mut reader) = open_at(file, offset, &Counter::default()) {
         let mut more = true;
         while more {
             let mut byte = [blank];

@@ -43,6 +43,7 @@ type Case = fn(Box<dyn Fixture>) -> BoxFuture<'static, ()>;
 const CASES: &[(&str, Case)] = &[
     ("messages keep their order and offsets", |f| reading::messages_keep_their_order_and_offsets(f).boxed()),
     ("a read can start in the middle", |f| reading::a_read_can_start_in_the_middle(f).boxed()),
+    ("rows are counted as they were published", |f| reading::rows_are_counted_as_they_were_published(f).boxed()),
     ("a limit bounds what is given", |f| reading::a_limit_bounds_what_is_given(f).boxed()),
     ("every byte survives", |f| reading::every_byte_survives(f).boxed()),
     ("large records survive", |f| reading::large_records_survive(f).boxed()),

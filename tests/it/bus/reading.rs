@@ -36,6 +36,21 @@ pub async fn a_read_can_start_in_the_middle(f: Box<dyn Fixture>) {
     assert_eq!(f.bus().read(&to, 100, ALL, NO_TIME).await.unwrap(), []);
 }
 
+pub async fn rows_are_counted_as_they_were_published(f: Box<dyn Fixture>) {
+    let (_member, mut lease, topic) = writer(&*f, "a").await;
+    let to = topic.partition(0);
+    let published: Vec<u32> = (0..60).map(|n| n * n % 7).collect();
+    for rows in &published {
+        let record = Record { rows: *rows, ..record(&"x".repeat(500)) };
+        let results = vec![Outgoing { to: to.clone(), record }];
+        lease.commit(Commit { results, ..Commit::default() }).await.unwrap();
+    }
+    for offset in 0..=published.len() {
+        let rest: u32 = published[offset..].iter().sum();
+        assert_eq!(f.bus().rows(&to, offset as u64).await.unwrap(), u64::from(rest), "from {offset}");
+    }
+}
+
 pub async fn a_limit_bounds_what_is_given(f: Box<dyn Fixture>) {
     let (_member, mut lease, topic) = writer(&*f, "a").await;
     let to = topic.partition(0);

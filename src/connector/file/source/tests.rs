@@ -189,6 +189,9 @@ async fn a_pattern_without_a_match_is_an_error() {
     let mut reading = Reading::of("*.ndjson");
     let error = reading.blocks().await.unwrap_err();
     assert!(matches!(error, Error::NoFile(_)), "{error:?}");
+    let mut folder = Reading::of("");
+    let error = folder.blocks().await.unwrap_err().to_string();
+    assert!(error.contains("which is a folder"), "{error}");
 }
 
 #[tokio::test]
@@ -467,4 +470,26 @@ async fn a_position_of_another_kind_is_refused() {
     reading.write("a.ndjson", "1\n");
     reading.position = Some(Position { rows: 0, at: serde_json::json!({"version": 1, "bytes": 3}) });
     assert!(matches!(reading.blocks().await, Err(Error::Position { .. })));
+}
+
+#[tokio::test]
+async fn a_source_says_how_much_of_its_input_it_has_read() {
+    for (pattern, content) in [("*.ndjson", numbers(0..9).into_bytes()), ("*.gz", gzip(noise(1000)))] {
+        let mut reading = Reading::of(pattern);
+        let (a, b) = (pattern.replace('*', "a"), pattern.replace('*', "b"));
+        reading.write(&a, &content);
+        reading.write(&b, &content);
+        let size = content.len() as u64;
+        let mut source = reading.resume().await.unwrap();
+        let start = source.input().unwrap();
+        assert_eq!(start.total, 2 * size);
+        while source.poll(LIMIT, PATIENCE).await.unwrap() != Polled::Finished {}
+        assert_eq!(source.input(), Some(InputBytes { read: 2 * size, total: 2 * size }));
+        // What is done is no longer part of what is to be read.
+        reading.position = Some(source.position());
+        reading.write(&pattern.replace('*', "c"), &content);
+        let mut source = reading.resume().await.unwrap();
+        while source.poll(LIMIT, PATIENCE).await.unwrap() != Polled::Finished {}
+        assert_eq!(source.input(), Some(InputBytes { read: size, total: size }));
+    }
 }
