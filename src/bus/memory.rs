@@ -54,6 +54,14 @@ struct Consumer {
     /// The number of the last join; leases under an earlier one are fenced.
     epoch: watch::Sender<u64>,
     positions: Positions,
+    consumes: bool,
+}
+
+impl Consumer {
+    fn of(group: &Group) -> Self {
+        let (epoch, positions) = (watch::Sender::new(0), Positions::new());
+        Self { epoch, positions, consumes: !group.inputs.is_empty() }
+    }
 }
 
 impl Memory {
@@ -180,8 +188,11 @@ impl Bus for Memory {
         Ok(())
     }
 
-    /// Nothing is ever deleted that a group has to read, so there is nothing to do.
-    async fn enroll(&self, _: &[Group]) -> Result<()> {
+    async fn enroll(&self, groups: &[Group]) -> Result<()> {
+        let mut state = self.shared.state();
+        for group in groups {
+            state.groups.entry(group.name.clone()).or_insert_with(|| Consumer::of(group));
+        }
         Ok(())
     }
 
@@ -192,10 +203,7 @@ impl Bus for Memory {
         let positions = (0..group.tasks).map(|task| state.positions(&group, task)).collect::<Result<Vec<_>>>()?;
         state.joins += 1;
         let epoch = state.joins;
-        let consumer = state
-            .groups
-            .entry(group.name.clone())
-            .or_insert_with(|| Consumer { epoch: watch::Sender::new(0), positions: Positions::new() });
+        let consumer = state.groups.entry(group.name.clone()).or_insert_with(|| Consumer::of(&group));
         consumer.epoch.send_replace(epoch);
         let leases = (0..group.tasks).zip(positions).map(|(task, positions)| -> Box<dyn Lease> {
             let cursors = positions.into_iter().collect();
@@ -208,11 +216,16 @@ impl Bus for Memory {
     }
 
     async fn groups(&self) -> Result<Vec<Arc<str>>> {
-        Ok(self.shared.state().groups.keys().cloned().collect())
+        let state = self.shared.state();
+        let consumers = state.groups.iter().filter(|(_, consumer)| consumer.consumes);
+        Ok(consumers.map(|(name, _)| name.clone()).collect())
     }
 
     async fn forget(&self, group: &str) -> Result<()> {
-        self.shared.state().groups.remove(group);
+        if let Some(consumer) = self.shared.state().groups.remove(group) {
+            // Who had its tasks learns that they are taken.
+            consumer.epoch.send_replace(0);
+        }
         self.shared.commits.send_modify(|commits| *commits += 1);
         Ok(())
     }
@@ -257,7 +270,7 @@ impl Lease for MemoryLease {
         let positions = state.positions(&self.group, self.task)?;
         let checkpoints = state.partition(&self.group.checkpoint.partition(self.task))?;
         self.cursors = positions.clone().into_iter().collect();
-        Ok(Resume { checkpoint: checkpoints.records.back().map(|record| record.value.clone()), positions })
+        Ok(Resume { checkpoint: checkpoints.records.back().map(|record| record.value.clone()), positions, missed: 0 })
     }
 
     async fn poll(&mut self, limit: Limit, wait: Duration) -> Result<Vec<Message>> {

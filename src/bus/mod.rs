@@ -155,6 +155,9 @@ pub struct Resume {
     /// For every input partition of the task, the offset to go on from; that of the oldest message where it has never
     /// committed.
     pub positions: Positions,
+    /// Rows that retention had deleted, before the task first came, of the partitions in which it has never committed; as
+    /// far as the bus knows.
+    pub missed: u64,
 }
 
 /// The read side of a bus: what `tail`, `dlq list` and the accounts need. Only committed messages are ever seen.
@@ -168,11 +171,12 @@ pub trait Log: Send + Sync {
     /// [`Error::OutOfRange`].
     async fn read(&self, from: &TopicPartition, offset: u64, limit: Limit, wait: Duration) -> Result<Vec<Message>>;
 
-    /// Rows in the messages of a partition from `offset` up to its end, as their publishers counted them.
+    /// Rows in the messages of a partition from `offset` up to its end, as their publishers counted them; those that
+    /// retention has passed are none.
     async fn rows(&self, from: &TopicPartition, offset: u64) -> Result<u64> {
         let extents = self.extents(&from.topic).await?;
-        let end = extents.get(from.partition as usize).map_or(offset, |extent| extent.end);
-        read_rows(self, from, offset..end).await
+        let extent = extents.get(from.partition as usize).ok_or_else(|| Error::UnknownPartition(from.clone()))?;
+        read_rows(self, from, offset.max(extent.start)..extent.end).await
     }
 }
 
@@ -181,7 +185,14 @@ async fn read_rows<L: Log + ?Sized>(log: &L, from: &TopicPartition, offsets: Ran
     const LIMIT: Limit = Limit { rows: 1 << 16, bytes: 8 << 20 };
     let (mut rows, mut next) = (0, offsets.start);
     while next < offsets.end {
-        let messages = log.read(from, next, LIMIT, Duration::ZERO).await?;
+        let messages = match log.read(from, next, LIMIT, Duration::ZERO).await {
+            // Retention has gone on meanwhile.
+            Err(Error::OutOfRange { extent, .. }) if next < extent.start => {
+                next = extent.start;
+                continue;
+            }
+            read => read?,
+        };
         let Some(last) = messages.last() else { break };
         next = last.offset + 1;
         let counted = messages.iter().filter(|message| message.offset < offsets.end);
@@ -204,8 +215,8 @@ pub trait Bus: Log {
     /// unless the bus shares tasks out among members.
     async fn join(&self, group: Group) -> Result<Box<dyn Member>>;
 
-    /// The names of the groups that exist, ascending. What they have to read is kept for them, whether or not anybody
-    /// runs them.
+    /// The names of the groups that are enrolled or have joined and consume something, ascending. What they have to read
+    /// is kept for them, whether or not anybody runs them.
     async fn groups(&self) -> Result<Vec<Arc<str>>>;
 
     /// Forgets that a group that nobody runs ever consumed anything: its positions are gone, and nothing is kept for it

@@ -12,7 +12,7 @@ use crate::connector::Position;
 use crate::fidelity::Counts;
 
 /// The version of the shape below. A checkpoint of another version is refused.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A task after one of its commits.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -21,6 +21,8 @@ pub struct Checkpoint {
     pub stage: Shape,
     /// Everything that the task has counted since its first commit.
     pub counts: Counts,
+    /// Rows that were published to it and deleted by retention before it first came.
+    pub missed: u64,
     /// How far its input partitions are dealt with.
     pub positions: Positions,
     /// How far its source connector is, where it has one.
@@ -68,7 +70,7 @@ pub enum Error {
     /// The bus would go on from somewhere else.
     #[error(
         "the checkpoint goes on from offset {expected} of {partition}, and the bus from {found}: one of them is not \
-             of this pipeline's last commit. A stage that was forgotten is to come back under another name"
+             of this pipeline's last commit, or the stage was forgotten, after which it can only come back under another name"
     )]
     Positions {
         /// Of which input.
@@ -87,6 +89,8 @@ struct Written {
     version: u32,
     stage: Shape,
     counts: Counts,
+    #[serde(skip_serializing_if = "is_zero", default)]
+    missed: u64,
     positions: Vec<(String, u32, u64)>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     source: Option<Position>,
@@ -103,6 +107,10 @@ impl fmt::Display for Shape {
     }
 }
 
+fn is_zero(rows: &u64) -> bool {
+    *rows == 0
+}
+
 #[derive(Deserialize)]
 struct VersionOnly {
     version: u32,
@@ -115,6 +123,7 @@ impl Checkpoint {
             version: VERSION,
             stage: self.stage.clone(),
             counts: self.counts,
+            missed: self.missed,
             positions: self
                 .positions
                 .iter()
@@ -153,6 +162,7 @@ impl Checkpoint {
         Ok(Self {
             stage: written.stage,
             counts: written.counts,
+            missed: written.missed,
             positions: written
                 .positions
                 .into_iter()
@@ -174,11 +184,12 @@ mod tests {
         let checkpoint = Checkpoint {
             stage: Shape { kind: "sql".into(), from: vec!["b".into()] },
             counts: Counts { rows_in: 5, rows_out: 3, filtered: 1, expanded: 0, dead_lettered: 1, events: 2 },
+            missed: 4,
             positions: [(Topic::new("a.b.c.results").partition(1), 17)].into(),
             source: Some(Position { rows: 5, at: serde_json::json!({"bytes": 9}) }),
             sink: None,
         };
-        let written = r#"{"version":1,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"events":2},"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}}}"#;
+        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"events":2},"missed":4,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}}}"#;
         assert_eq!(checkpoint.encode().unwrap(), written.as_bytes());
         assert_eq!(Checkpoint::decode(written.as_bytes()).unwrap(), checkpoint);
     }
@@ -206,7 +217,9 @@ mod tests {
 
     #[test]
     fn another_version_is_refused() {
-        assert!(matches!(Checkpoint::decode(br#"{"version":2,"else":1}"#), Err(Error::Version { found: 2 })));
+        let first = br#"{"version":1,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"events":2},"positions":[["a.b.c.results",1,17]],"source":{"bytes":9}}"#;
+        assert!(matches!(Checkpoint::decode(first), Err(Error::Version { found: 1 })));
+        assert!(matches!(Checkpoint::decode(br#"{"version":3,"else":1}"#), Err(Error::Version { found: 3 })));
     }
 
     proptest! {

@@ -11,6 +11,8 @@ use crate::config::{Error, Fault, Faulty};
 use super::output::counted;
 
 const WIDTH: usize = 100;
+/// The widest line of a file that is shown, in bytes.
+const WIDEST: usize = 2000;
 
 /// Writes what is wrong with a pipeline file to standard error.
 pub(super) fn report(error: &Error) {
@@ -28,7 +30,10 @@ fn drawn(faulty: &Faulty, colour: bool) -> String {
     let source = Arc::new(NamedSource::new(&*faulty.file, faulty.text.to_string()));
     let mut out = String::new();
     for fault in &faulty.faults {
-        let report = Report::new(diagnostic(fault)).with_source_code(Arc::clone(&source));
+        let report = match is_wide(&faulty.text, fault) {
+            false => Report::new(diagnostic(fault)).with_source_code(Arc::clone(&source)),
+            true => Report::new(placed(faulty, fault)),
+        };
         if handler.render_report(&mut out, report.as_ref()).is_err() {
             out.push_str(&fault.message);
         }
@@ -38,9 +43,27 @@ fn drawn(faulty: &Faulty, colour: bool) -> String {
     out
 }
 
+/// Whether the line that a fault is on is too wide to be shown.
+fn is_wide(text: &str, fault: &Fault) -> bool {
+    let before = text.get(..fault.span.start).and_then(|before| before.rsplit('\n').next()).unwrap_or(text);
+    let after = text.get(fault.span.start..).and_then(|after| after.split('\n').next()).unwrap_or_default();
+    before.len() + after.len() > WIDEST
+}
+
+/// A fault without the text around it: where it is stands in the message.
+fn placed(faulty: &Faulty, fault: &Fault) -> MietteDiagnostic {
+    let (line, column) = position(&faulty.text, fault.span.start);
+    let shown: String = fault.message.chars().take(WIDEST).collect();
+    let diagnostic = MietteDiagnostic::new(format!("{}:{line}:{column}: {shown}", faulty.file));
+    with_help(diagnostic, fault)
+}
+
 fn diagnostic(fault: &Fault) -> MietteDiagnostic {
     let label = LabeledSpan::new(fault.label.clone(), fault.span.start, fault.span.len());
-    let diagnostic = MietteDiagnostic::new(fault.message.clone()).with_label(label);
+    with_help(MietteDiagnostic::new(fault.message.clone()).with_label(label), fault)
+}
+
+fn with_help(diagnostic: MietteDiagnostic, fault: &Fault) -> MietteDiagnostic {
     match &fault.help {
         Some(help) => diagnostic.with_help(help.clone()),
         None => diagnostic,
@@ -89,6 +112,15 @@ mod tests {
         assert_eq!(position("", 0), (1, 1));
         assert_eq!(position("é = 1\nab", 3), (1, 3));
         assert_eq!(position("é = 1\nab", 8), (2, 2));
+    }
+
+    #[test]
+    fn a_fault_on_a_line_of_any_width_has_its_place() {
+        let text = format!("first\n{}nope", " ".repeat(70_000));
+        let faults = vec![Fault::new(70_006..70_010, "unknown").help("try again")];
+        let drawn = drawn(&Faulty { file: "wide.toml".into(), text: text.into(), faults }, false);
+        assert!(drawn.contains("wide.toml:2:70001: unknown") && drawn.contains("try again"), "{drawn}");
+        assert!(drawn.len() < 1000);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::bus;
+use crate::bus::{self, Channel, Topic};
 use crate::cli::{exit, pipeline};
 use crate::config::Pipeline;
 use crate::topology::Topology;
@@ -11,7 +11,9 @@ use crate::topology::Topology;
 /// Give up what is kept for stages that were taken out of a pipeline
 ///
 /// What a stage has not read is kept for it, also once it is no longer in the pipeline, in case it comes back. This says
-/// that it does not. Its own topics stay as they are, under their retention. Not beside a running worker.
+/// that it does not, and cannot be undone: a stage of that name could not go on from where it was, so one that is to do
+/// the same again needs another name, and a sink another path. Its own topics stay as they are, under their retention.
+/// Not beside a running worker.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_STATUS)]
 pub(super) struct Args {
@@ -36,7 +38,7 @@ pub(super) async fn run(args: Args) -> ExitCode {
     match forget(&pipeline, &topology, &args).await {
         Ok(unknown) if unknown.is_empty() => ExitCode::SUCCESS,
         Ok(unknown) => exit::usage(&format!("no stage of that name ever ran in this pipeline: {}", unknown.join(", "))),
-        Err(error) => exit::failed(&error),
+        Err(error) => exit::failed_with(&error, &pipeline.secrets),
     }
 }
 
@@ -46,13 +48,18 @@ async fn forget(pipeline: &Pipeline, topology: &Topology, args: &Args) -> bus::R
     // Where there is no log, this makes none.
     bus::open_log(&pipeline.bus, data_dir)?;
     let bus = bus::open(&pipeline.bus, data_dir)?;
-    let known = bus.groups().await?;
-    let group = |stage: &str| format!("{}.{stage}", topology.prefix);
-    let (known, unknown): (Vec<_>, Vec<_>) =
-        args.stages.iter().cloned().partition(|stage| known.iter().any(|name| **name == *group(stage)));
+    let name = |stage: &str| format!("{}.{stage}", topology.prefix);
+    let mut unknown = Vec::new();
+    for stage in &args.stages {
+        match bus.extents(&Topic::of(&name(stage), Channel::Checkpoint)).await {
+            Ok(_) => {}
+            Err(bus::Error::UnknownTopic(_)) => unknown.push(stage.clone()),
+            Err(error) => return Err(error),
+        }
+    }
     if unknown.is_empty() {
-        for stage in &known {
-            bus.forget(&group(stage)).await?;
+        for stage in &args.stages {
+            bus.forget(&name(stage)).await?;
             eprintln!("{stage} is forgotten");
         }
     }

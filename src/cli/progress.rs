@@ -21,15 +21,17 @@ pub struct Bars {
 }
 
 /// Shows a bar for each stage: how many of the rows that its predecessors have published it has dealt with; for a source,
-/// how much of its input it has read.
-pub fn show(topology: &Arc<Topology>, meters: Arc<Meters>) -> Bars {
+/// how much of its files it has read, where they are not followed. Only stages that run here have one, all of them if
+/// `selected` is empty.
+pub fn show(topology: &Arc<Topology>, meters: Arc<Meters>, selected: &[String]) -> Bars {
     let all = MultiProgress::new();
     let width = topology.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0);
-    let bars: Vec<ProgressBar> = topology.stages.iter().map(|stage| all.add(bar(stage, width))).collect();
-    let topology = topology.clone();
+    let runs = |stage: &&Arc<Stage>| selected.is_empty() || selected.iter().any(|name| **name == *stage.name);
+    let bars = topology.stages.iter().filter(runs).map(|stage| (stage.clone(), all.add(bar(stage, width))));
+    let bars: Vec<(Arc<Stage>, ProgressBar)> = bars.collect();
     let mover = tokio::spawn(async move {
         loop {
-            for (stage, bar) in topology.stages.iter().zip(&bars) {
+            for (stage, bar) in &bars {
                 let seen = meters.seen(&stage.name);
                 bar.set_message(HumanCount(seen.total.rows_in).to_string());
                 let (done, of) = match (seen.input, stage.from.is_empty()) {

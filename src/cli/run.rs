@@ -64,6 +64,11 @@ pub(super) async fn run(args: Args) -> ExitCode {
     if let Err(error) = logs::init(args.log_format, &args.log) {
         return exit::usage(&format!("--log: {error}"));
     }
+    // Before anything that takes time: a signal that comes early is to be heard as well.
+    let signals = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        (Err(error), _) | (_, Err(error)) => return exit::failed(&error),
+    };
     let (pipeline, topology) = match pipeline::load(&args.file) {
         Ok(loaded) => loaded,
         Err(code) => return code,
@@ -74,7 +79,7 @@ pub(super) async fn run(args: Args) -> ExitCode {
     if let Some(name) = args.stages.iter().find(|name| topology.stage(name).is_none()) {
         return exit::usage(&format!("--stage: the pipeline has no stage `{name}`"));
     }
-    match run_pipeline(&args, &pipeline, topology).await {
+    match run_pipeline(&args, &pipeline, topology, signals).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::failed_with(error.as_ref(), &pipeline.secrets),
     }
@@ -84,7 +89,12 @@ fn writes_to_stdout(topology: &Topology) -> bool {
     topology.stages.iter().any(|stage| matches!(&stage.work, Work::Sink(sink) if sink.output == config::Output::Stdout))
 }
 
-async fn run_pipeline(args: &Args, pipeline: &Pipeline, topology: Topology) -> Result<(), Box<dyn std::error::Error>> {
+async fn run_pipeline(
+    args: &Args,
+    pipeline: &Pipeline,
+    topology: Topology,
+    signals: (Signal, Signal),
+) -> Result<(), Box<dyn std::error::Error>> {
     let registry = Arc::new(Registry::default());
     let ready = Arc::new(AtomicBool::new(false));
     if let Some(at) = args.http {
@@ -93,7 +103,6 @@ async fn run_pipeline(args: &Args, pipeline: &Pipeline, topology: Topology) -> R
         let (at, _) = served.map_err(|error| format!("--http: {at} cannot be listened on: {error}"))?;
         tracing::info!("serving http://{at}/metrics");
     }
-    let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let bus = crate::bus::open(&pipeline.bus, args.data_dir.as_deref())?;
     let stdout_is_taken = writes_to_stdout(&topology);
     let topology = Arc::new(topology);
@@ -106,7 +115,7 @@ async fn run_pipeline(args: &Args, pipeline: &Pipeline, topology: Topology) -> R
     let worker = Worker::start(bus, topology.clone(), registry, options).await?;
     ready.store(true, Ordering::Relaxed);
     tokio::spawn(stop_on(signals, worker.stop()));
-    let bars = std::io::stderr().is_terminal().then(|| progress::show(&topology, worker.meters()));
+    let bars = std::io::stderr().is_terminal().then(|| progress::show(&topology, worker.meters(), &args.stages));
     let outcome = worker.finished().await;
     if let Some(bars) = bars {
         bars.clear().await;

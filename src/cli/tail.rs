@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::bus::{self, Channel, Extent, Limit, Log, Topic, embedded};
 use crate::cli::{exit, pipeline, rows};
+use crate::config::Secrets;
 
 /// How much is read at once.
 const READ: Limit = Limit { rows: 1 << 14, bytes: 8 << 20 };
@@ -41,10 +42,13 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> ExitCode {
-    let mut dir = args.data_dir.clone();
+    let (mut dir, mut secrets) = (args.data_dir.clone(), Secrets::default());
     if let Some(file) = &args.pipeline {
         match pipeline::load(file) {
-            Ok((pipeline, _)) => dir = dir.or_else(|| Some(pipeline.bus.data_dir().to_owned())),
+            Ok((pipeline, _)) => {
+                dir = dir.or_else(|| Some(pipeline.bus.data_dir().to_owned()));
+                secrets = pipeline.secrets;
+            }
             Err(code) => return code,
         }
     }
@@ -53,7 +57,7 @@ pub(super) async fn run(args: Args) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads has seen enough.
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => exit::failed(&error),
+        Err(error) => exit::failed_with(&error, &secrets),
     }
 }
 
@@ -63,6 +67,8 @@ enum Error {
     Bus(#[from] bus::Error),
     #[error("standard output: {0}")]
     Output(#[from] io::Error),
+    #[error("{0} is a sink: it has no results, only what it wrote")]
+    Sink(String),
     #[error("there is no topic or stage {name} in {}; there are: {known}", .dir.display())]
     Unknown { name: String, dir: PathBuf, known: String },
     #[error("{name} could be any of {candidates}; give the topic's full name")]
@@ -132,8 +138,15 @@ fn find(name: &str, topics: Vec<Topic>, dir: PathBuf) -> Result<Topic, Error> {
             candidates.push(last);
             Err(Error::Ambiguous { name: name.to_owned(), candidates: names(&candidates) })
         }
+        (None, _) if ran(name, &topics) => Err(Error::Sink(name.to_owned())),
         (None, _) => Err(Error::Unknown { name: name.to_owned(), dir, known: names(&topics) }),
     }
+}
+
+/// Whether a stage of that name has run, which leaves a checkpoint topic.
+fn ran(name: &str, topics: &[Topic]) -> bool {
+    let ending = format!(".{name}.{}", Channel::Checkpoint.suffix());
+    topics.iter().any(|topic| topic.as_str().ends_with(&ending))
 }
 
 fn names(topics: &[Topic]) -> String {

@@ -2,7 +2,7 @@
 
 use std::panic;
 
-use arrow::array::{RecordBatchOptions, new_null_array};
+use arrow::array::{Array, ArrayRef, RecordBatchOptions, new_null_array};
 use arrow::buffer::Buffer;
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{FieldRef, SchemaRef};
@@ -35,10 +35,16 @@ pub enum Error {
 /// One IPC stream of the batch.
 pub fn encode(batch: &RecordBatch) -> Result<Bytes, Error> {
     // The estimate saves growing step by step; the schema and the framing take less than the addition.
-    let stream = Vec::with_capacity(batch.get_array_memory_size() + 1024);
+    let stream = Vec::with_capacity(size_bytes(batch) + 1024);
     let mut writer = StreamWriter::try_new(stream, batch.schema_ref())?;
     writer.write(batch)?;
     Ok(writer.into_inner()?.into())
+}
+
+/// About how many bytes the rows take. A batch that is a part of a larger one shares its memory, and counts for itself.
+pub(crate) fn size_bytes(batch: &RecordBatch) -> usize {
+    let size = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(column.get_array_memory_size());
+    batch.columns().iter().map(size).sum()
 }
 
 /// The batch of an IPC stream. Its columns share the memory of the bytes.

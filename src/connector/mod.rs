@@ -77,12 +77,12 @@ pub enum Polled {
     Finished,
 }
 
-/// How much of an input was read in this run, in bytes as they lie there.
+/// How much of the files that a run reads is behind it, in bytes as they lie there, with what former runs read of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct InputBytes {
-    /// What was read.
+    /// What is behind it.
     pub read: u64,
-    /// What there is.
+    /// What there is of them.
     pub total: u64,
 }
 

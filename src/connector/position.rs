@@ -17,7 +17,7 @@ pub struct Position {
 }
 
 /// Reads a place whose `version` has to be the one given. `connector` is its name in an error.
-pub fn read<T: DeserializeOwned>(value: Value, version: u32, connector: &'static str) -> Result<T> {
+pub fn read_place<T: DeserializeOwned>(value: Value, version: u32, connector: &'static str) -> Result<T> {
     let unreadable = |detail: String| Error::Position { connector, detail };
     match value.get("version").and_then(Value::as_u64) {
         Some(found) if found == u64::from(version) => {

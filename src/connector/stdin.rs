@@ -33,15 +33,16 @@ pub struct StdinSource<R> {
     input: Option<R>,
     format: LineFormat,
     max_row_bytes: usize,
-    /// What former processes read, in bytes and in rows.
-    before: (u64, u64),
+    /// What former processes read.
+    bytes_before: u64,
+    rows_before: u64,
     intake: Option<Intake>,
 }
 
 impl<R: Read + Send + 'static> StdinSource<R> {
     /// A source of the rows of `input`.
     pub fn new(input: R, format: LineFormat, max_row_bytes: usize) -> Self {
-        Self { input: Some(input), format, max_row_bytes, before: (0, 0), intake: None }
+        Self { input: Some(input), format, max_row_bytes, bytes_before: 0, rows_before: 0, intake: None }
     }
 }
 
@@ -49,8 +50,8 @@ impl<R: Read + Send + 'static> StdinSource<R> {
 impl<R: Read + Send + 'static> Source for StdinSource<R> {
     async fn resume(&mut self, position: Option<Position>) -> Result<()> {
         if let Some(Position { rows, at }) = position {
-            let Place { bytes, .. } = position::read(at, VERSION, NAME)?;
-            self.before = (bytes, rows);
+            let Place { bytes, .. } = position::read_place(at, VERSION, NAME)?;
+            (self.bytes_before, self.rows_before) = (bytes, rows);
         }
         if let Some(input) = self.input.take() {
             let intake =
@@ -64,13 +65,13 @@ impl<R: Read + Send + 'static> Source for StdinSource<R> {
         let Some(intake) = &mut self.intake else { return Ok(Polled::Idle) };
         let mut polled = intake.poll(limit, wait).await?;
         if let Polled::Rows(block) = &mut polled {
-            block.offset += self.before.0;
+            block.offset += self.bytes_before;
         }
         Ok(polled)
     }
 
     fn position(&self) -> Position {
-        let (mut bytes, mut rows) = self.before;
+        let (mut bytes, mut rows) = (self.bytes_before, self.rows_before);
         if let Some(intake) = &self.intake {
             bytes += intake.progress().next().map_or(0, |read| read.offset);
             rows += intake.given();

@@ -64,7 +64,7 @@ impl<W: Write + Send + 'static> StdoutSink<W> {
 impl<W: Write + Send + 'static> Sink for StdoutSink<W> {
     async fn resume(&mut self, position: Option<Position>, head: Bytes) -> Result<()> {
         if let Some(Position { rows, at }) = position {
-            let Place { bytes, .. } = position::read(at, VERSION, NAME)?;
+            let Place { bytes, .. } = position::read_place(at, VERSION, NAME)?;
             (self.bytes, self.rows) = (bytes, rows);
         }
         self.gathered.bytes.extend_from_slice(&head);

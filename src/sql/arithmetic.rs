@@ -105,6 +105,16 @@ impl ScalarUDFImpl for Checked {
         &self.signature
     }
 
+    /// Not with the arguments, whose own names would be put together anew at each level of a chain. What a column is
+    /// called is settled before.
+    fn schema_name(&self, _: &[Expr]) -> Result<String> {
+        Ok(self.name().to_owned())
+    }
+
+    fn display_name(&self, _: &[Expr]) -> Result<String> {
+        Ok(self.name().to_owned())
+    }
+
     fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
         match arg_types.first() {
             Some(first) if arg_types.iter().all(|other| other == first) => Ok(first.clone()),

@@ -8,9 +8,9 @@
 mod arithmetic;
 mod branches;
 mod catalog;
-mod chain;
 mod clauses;
 mod contract;
+mod depth;
 mod fault;
 mod parse;
 mod refusal;
@@ -97,6 +97,10 @@ impl Engine {
 
     /// Plans a query over inputs, each a table of that name.
     pub fn plan(&self, sql: &str, inputs: &[(&str, SchemaRef)]) -> Result<Query, Vec<Fault>> {
+        depth::on_deep_stack(|| self.plan_here(sql, inputs)).unwrap_or_else(|fault| Err(vec![fault]))
+    }
+
+    fn plan_here(&self, sql: &str, inputs: &[(&str, SchemaRef)]) -> Result<Query, Vec<Fault>> {
         let query = parse::query(sql, inputs).map_err(|fault| vec![fault])?;
         let catalog = Catalog::new(&self.state, inputs);
         let mut faults = refusal::of_syntax(&query, sql, &self.state);
@@ -121,10 +125,11 @@ impl Engine {
 
     /// What is wrong with a query whatever its inputs are: its syntax, what needs state, what is not deterministic.
     pub fn syntax(&self, sql: &str) -> Vec<Fault> {
-        match parse::query(sql, &[]) {
+        let faults = depth::on_deep_stack(|| match parse::query(sql, &[]) {
             Ok(query) => fault::in_order(refusal::of_syntax(&query, sql, &self.state)),
             Err(fault) => vec![fault],
-        }
+        });
+        faults.unwrap_or_else(|fault| vec![fault])
     }
 
     fn finish(&self, plan: &LogicalPlan, inputs: &[(&str, SchemaRef)]) -> Result<Query, Fault> {

@@ -8,16 +8,20 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, Tokenizer};
 
-use super::{Fault, chain};
+use super::{Fault, depth};
 
 pub(super) const DIALECT: GenericDialect = GenericDialect;
 
-/// Parses the text of a query over inputs.
+/// How deep the parser goes into itself. More than `depth` allows, so that what is wrong is said in its words.
+const RECURSION: usize = 1000;
+
+/// Parses the text of a query over inputs. To be called where there is much stack.
 pub(super) fn query(sql: &str, inputs: &[(&str, SchemaRef)]) -> Result<Box<Query>, Fault> {
-    if let Some(fault) = chain::too_long(sql) {
+    if let Some(fault) = depth::too_long(sql) {
         return Err(fault);
     }
-    let statements = Parser::parse_sql(&DIALECT, sql).map_err(|error| {
+    let parsed = Parser::new(&DIALECT).with_recursion_limit(RECURSION).try_with_sql(sql);
+    let statements = parsed.and_then(|mut parser| parser.parse_statements()).map_err(|error| {
         let fault = fault(&error, sql);
         match unquoted(sql, inputs) {
             Some(name) => Fault { help: Some(format!("write \"{name}\" in double quotes")), ..fault },
@@ -26,7 +30,10 @@ pub(super) fn query(sql: &str, inputs: &[(&str, SchemaRef)]) -> Result<Box<Query
     })?;
     let mut statements = statements.into_iter();
     match (statements.next(), statements.next()) {
-        (Some(Statement::Query(query)), None) => Ok(query),
+        (Some(Statement::Query(query)), None) => match depth::too_deep(&query, sql) {
+            Some(fault) => Err(fault),
+            None => Ok(query),
+        },
         (None, _) => Err(Fault { message: "there is no query".into(), span: None, help: None }),
         (Some(Statement::Query(_)), Some(_)) => Err(Fault {
             message: "there is more than one query".into(),

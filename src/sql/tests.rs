@@ -610,24 +610,50 @@ proptest! {
 }
 
 #[test]
-fn a_chain_of_operators_that_is_too_long_is_refused_before_it_does_harm() {
-    let chain = |item: &str, operator: &str, times: usize| vec![item; times].join(operator);
-    for (operator, kind) in [(" + ", "bigint"), (" OR ", "boolean"), (" || ", "text")] {
-        let item = &format!("CAST(NULL AS {kind})");
-        assert!(plan(&format!("SELECT {} AS x FROM orders", chain(item, operator, 100))).is_ok());
-    }
-    let groups = vec![format!("({})", chain("id = 1", " OR ", 100)); 20].join(" AND ");
-    assert!(plan(&format!("SELECT id FROM orders WHERE {groups} AND id IN ({})", chain("7", ",", 1000))).is_ok());
-    let message = "more than 250 operators hang on one another here";
-    for sql in [
-        format!("SELECT {} AS x FROM orders", chain("id", "+", 100_000)),
-        format!("SELECT id FROM orders WHERE {}", chain("id = 1", " OR ", 252)),
-        format!("SELECT ({}) + {} AS x FROM orders", chain("id", "+", 200), chain("id", "*", 60)),
-        format!("SELECT id{} AS x FROM orders", "::int::bigint".repeat(5000)),
-        format!("SELECT tags{} AS x FROM orders", "[1]".repeat(5000)),
-        chain("SELECT id FROM orders", " UNION ALL ", 5000),
+fn what_is_nested_as_deep_as_may_be_can_be_run_and_what_is_nested_deeper_is_refused() {
+    // The item, what comes before the next one, and by how much each of them makes it deeper.
+    for (item, operator) in [
+        ("id", " + "),
+        ("price", " * "),
+        ("name", " || "),
+        ("id = 1", " OR "),
+        ("(id = 1)", " = "),
+        ("CASE WHEN id > 1 THEN 1 END", " + "),
+        ("price * price", " + "),
+        ("tags", " || "),
     ] {
-        let (said, place) = faults(&sql).remove(0);
-        assert_eq!((said.as_str(), place.map(|place| place.chars().count())), (message, Some(1)), "{sql:.80}");
+        let chain = |times: usize| format!("SELECT {} AS x FROM orders", vec![item; times].join(operator));
+        let most = (1..=300).rev().find(|times| plan_depth(&chain(*times)).is_none()).unwrap();
+        assert!(most > 120, "{most} of {item}{operator}");
+        run(&chain(most));
+        let (message, place) = faults(&chain(most + 1)).remove(0);
+        assert!(message.contains("more than 250 expressions"), "{message}");
+        assert!(place.is_some());
     }
+}
+
+fn plan_depth(sql: &str) -> Option<Fault> {
+    super::parse::query(sql, &[]).err()
+}
+
+#[test]
+fn what_is_nested_without_end_is_refused_and_does_no_harm() {
+    let many = |item: &str, operator: &str| vec![item; 20_000].join(operator);
+    for sql in [
+        format!("SELECT {} AS x FROM orders", many("id", "+")),
+        format!("SELECT id FROM orders WHERE {}", many("id", "=")),
+        format!("SELECT id{} AS x FROM orders", " IS NULL".repeat(20_000)),
+        format!("SELECT id{} AS x FROM orders", " IN (1)".repeat(10_000)),
+        format!("SELECT id{} AS x FROM orders", "::int".repeat(20_000)),
+        format!("SELECT {} AS x FROM orders", many("[1, 2]", "||")),
+        format!("SELECT {} AS x FROM orders", many("CASE WHEN true THEN 1 END", "+")),
+        many("SELECT id FROM orders", " EXCEPT "),
+        many("SELECT id FROM orders", " UNION ALL "),
+        format!("SELECT id FROM orders WHERE id IN ({})", many("1", ",").repeat(5)),
+    ] {
+        let message = faults(&sql).remove(0).0;
+        assert!(message.contains("more than") || message.contains("nested too deeply"), "{message} for {sql:.80}");
+    }
+    let list = format!("SELECT id FROM orders WHERE id IN ({})", many("7", ","));
+    assert!(plan(&list).is_ok());
 }

@@ -308,14 +308,16 @@ fn arrow_records(
     task: u32,
     arrived: Micros,
 ) -> Result<Vec<Record>, TaskError> {
-    let value = codec::arrow::encode(&batch)?;
     let rows = batch.num_rows();
-    if value.len() + HEADROOM_BYTES > max_record_bytes && rows > 1 {
+    let fits = |bytes: usize| bytes + HEADROOM_BYTES <= max_record_bytes || rows <= 1;
+    // Most of what does not fit is not even encoded to find out.
+    let encoded = fits(codec::arrow::size_bytes(&batch)).then(|| codec::arrow::encode(&batch)).transpose()?;
+    let Some(value) = encoded.filter(|value| fits(value.len())) else {
         let half = rows / 2;
         let mut records = arrow_records(batch.slice(0, half), max_record_bytes, task, arrived)?;
         records.extend(arrow_records(batch.slice(half, rows - half), max_record_bytes, task, arrived)?);
         return Ok(records);
-    }
+    };
     let headers = vec![header("content-type", codec::arrow::CONTENT_TYPE), header("fidelio-task", task.to_string())];
     Ok(vec![Record { value, headers, rows: rows as u32, arrived, batch: Some(batch), key: None }])
 }

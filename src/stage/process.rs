@@ -114,11 +114,17 @@ impl Processed {
     /// Rows with a result that is too large for a record even by itself.
     fn oversized(&self, max_record_bytes: usize) -> BTreeMap<usize, Reject> {
         let mut late = BTreeMap::new();
-        if self.results.get_array_memory_size() < max_record_bytes / 2 {
-            return late;
-        }
-        for result in 0..self.results.num_rows() {
-            let bytes = codec::arrow::encode(&self.results.slice(result, 1)).map_or(usize::MAX, |record| record.len());
+        let mut pending = vec![(0, self.results.num_rows())];
+        while let Some((result, rows)) = pending.pop() {
+            let part = self.results.slice(result, rows);
+            if codec::arrow::size_bytes(&part) < max_record_bytes / 2 {
+                continue;
+            }
+            if rows > 1 {
+                pending.extend([(result, rows / 2), (result + rows / 2, rows - rows / 2)]);
+                continue;
+            }
+            let bytes = codec::arrow::encode(&part).map_or(usize::MAX, |record| record.len());
             if bytes > max_record_bytes - max_record_bytes / 8 {
                 let message =
                     format!("a result of {bytes} bytes is too large for the bus, which takes {max_record_bytes}");

@@ -105,6 +105,7 @@ impl Task {
             self.committed = Checkpoint { stage: self.committed.stage.clone(), ..committed };
         }
         self.committed.positions = resume.positions;
+        self.committed.missed += resume.missed;
         self.inlet.resume(&self.committed).await?;
         self.outlet.resume(self.committed.sink.clone()).await?;
         self.meter.resumed(self.committed.counts, self.inlet.input());

@@ -200,7 +200,12 @@ impl Worker {
             tokio::select! {
                 ended = self.stages.join_next() => match ended {
                     None => return outcome,
-                    Some(Ok(ended)) => outcome = outcome.and(ended),
+                    Some(Ok(ended)) => {
+                        if let (Err(_), Err(error)) = (&outcome, &ended) {
+                            tracing::error!("{error}");
+                        }
+                        outcome = outcome.and(ended);
+                    }
                     Some(Err(error)) => outcome = outcome.and(Err(Error::Panicked { reason: error.to_string() })),
                 },
                 // A task that waits for something that does not come, such as a reader of standard output, is given up.
@@ -217,8 +222,8 @@ async fn warn_of_former_stages(bus: &dyn Bus, topology: &Topology) -> bus::Resul
         if let Some(name) = name.filter(|name| !name.contains('.') && topology.stage(name).is_none()) {
             tracing::warn!(
                 stage = name,
-                "the stage is no longer in the pipeline, and what it has not read is kept for it; if it does not come \
-                 back, give that up with `fidelio forget`"
+                "the stage is not in the pipeline, and what it has not read is kept for it; if it was taken out and does \
+                 not come back, give that up with `fidelio forget`"
             );
         }
     }

@@ -54,7 +54,7 @@ const UP: Definition =
 const FIRST_OFFSET: Definition = Definition {
     name: "fidelio_topic_first_offset",
     unit: Unit::Count,
-    help: "The oldest offset that can be read: how many messages retention has deleted.",
+    help: "The oldest offset that can be read; messages before it are deleted, or replaced by later ones.",
 };
 const END_OFFSET: Definition = Definition {
     name: "fidelio_topic_end_offset",

@@ -105,7 +105,9 @@ fn a_stage_that_was_taken_out_is_named_until_it_is_forgotten() {
     assert!(said(&["run", "p.toml"], 0).contains("stage=\"c\""));
     assert!(said(&["forget", "p.toml", "c", "d"], 2).contains("no stage of that name ever ran in this pipeline: d"));
     assert!(said(&["run", "p.toml"], 0).contains("stage=\"c\""));
-    assert!(said(&["forget", "p.toml", "c"], 0).contains("c is forgotten"));
+    for _ in 0..2 {
+        assert!(said(&["forget", "p.toml", "c"], 0).contains("c is forgotten"));
+    }
     assert_eq!(said(&["run", "p.toml"], 0), "");
     assert!(said(&["forget", "p.toml", "c", "--data-dir", "elsewhere"], 1).contains("elsewhere"));
     assert!(!scratch.path("elsewhere").exists());

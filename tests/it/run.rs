@@ -158,6 +158,14 @@ fn what_a_run_says_has_the_names_of_variables_and_not_what_they_hold() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("${FOLDER}") && !said.contains("hunter2"), "{said}");
+    scratch.write("p.toml", CHAIN.replacen("[stages.", "[bus]\ndata_dir = \"${FOLDER}\"\n[stages.", 1));
+    for arguments in
+        [&["forget", "p.toml", "former"][..], &["tail", "out", "--pipeline", "p.toml"], &["dlq", "list", "p.toml"]]
+    {
+        let output = scratch.command(arguments).env("FOLDER", "hunter2hunter2").output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("${FOLDER}") && !said.contains("hunter2"), "{said}");
+    }
 }
 
 #[test]
@@ -185,6 +193,8 @@ fn stages_can_be_run_one_at_a_time() {
         assert_eq!(summary.of("odd", "lost"), 0);
     }
     assert_eq!(scratch.ndjson("out.ndjson").len(), 50);
+    let sink = scratch.fidelio(&["tail", "out", "--pipeline", "p.toml"]);
+    assert!(String::from_utf8_lossy(&sink.stderr).contains("out is a sink"));
     assert_eq!(scratch.fidelio(&["run", "p.toml", "--stage", "none"]).status.code(), Some(2));
 }
 

@@ -46,11 +46,11 @@ impl EmbeddedLease {
     ) -> Result<Self> {
         let current_epoch = shared.epoch(&group.name);
         let mut lease = Self { shared, requests, group, task, epoch, current_epoch, cursors: VecDeque::new() };
-        lease.go_to(&lease.positions()?);
+        lease.go_to(&lease.positions()?.0);
         Ok(lease)
     }
 
-    fn positions(&self) -> Result<Positions> {
+    fn positions(&self) -> Result<(Positions, u64)> {
         self.shared.view.state().positions(&self.group, self.task)
     }
 
@@ -115,7 +115,7 @@ impl Lease for EmbeddedLease {
 
     async fn resume(&mut self) -> Result<Resume> {
         self.check_epoch()?;
-        let positions = self.positions()?;
+        let (positions, missed) = self.positions()?;
         self.go_to(&positions);
         let checkpoints = self.group.checkpoint.partition(self.task);
         let end = self.shared.view.state().partition(&checkpoints)?.extent.end;
@@ -123,7 +123,7 @@ impl Lease for EmbeddedLease {
             Some(last) => self.shared.view.read(&checkpoints, last, Budget::new(ONE)).await?.0.pop(),
             None => None,
         };
-        Ok(Resume { checkpoint: checkpoint.map(|message| message.record.value), positions })
+        Ok(Resume { checkpoint: checkpoint.map(|message| message.record.value), positions, missed })
     }
 
     async fn poll(&mut self, limit: Limit, wait: Duration) -> Result<Vec<Message>> {

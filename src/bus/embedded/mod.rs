@@ -222,8 +222,8 @@ impl Log for Embedded {
     }
 
     async fn rows(&self, from: &TopicPartition, offset: u64) -> Result<u64> {
-        let (whole, start) = self.shared.view.whole_segments(from, offset)?;
-        Ok(whole + read_rows(self, from, offset..start).await?)
+        let (whole, rest) = self.shared.view.whole_segments(from, offset)?;
+        Ok(whole + read_rows(self, from, rest).await?)
     }
 }
 
@@ -253,7 +253,9 @@ impl Bus for Embedded {
     }
 
     async fn groups(&self) -> Result<Vec<Arc<str>>> {
-        Ok(self.shared.view.state().groups().map(|state| state.group.name.clone()).collect())
+        let state = self.shared.view.state();
+        let consumers = state.groups().filter(|state| !state.group.inputs.is_empty());
+        Ok(consumers.map(|state| state.group.name.clone()).collect())
     }
 
     async fn forget(&self, group: &str) -> Result<()> {

@@ -16,7 +16,7 @@ use super::journal::{self, Header, Record, Rest, Scan};
 use super::state::State;
 use super::view::{View, lock};
 use crate::bus::limit::Budget;
-use crate::bus::{Error, Extent, Limit, Log, Message, Result, Topic, TopicPartition, read_rows};
+use crate::bus::{Error, Extent, Limit, Log, Message, Result, Topic, TopicPartition};
 
 /// How often the journal is looked at by those who wait. No other process can be waited for in a better way.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -157,11 +157,5 @@ impl Log for Reader {
             }
             sleep(LOOK_EVERY.min(left)).await;
         }
-    }
-
-    async fn rows(&self, from: &TopicPartition, offset: u64) -> Result<u64> {
-        self.catch_up().await?;
-        let (whole, start) = self.view.whole_segments(from, offset)?;
-        Ok(whole + read_rows(self, from, offset..start).await?)
     }
 }

@@ -74,18 +74,20 @@ impl State {
         self.groups.values()
     }
 
-    /// Those partitions of that number that the group's inputs have, each with the offset to go on from.
-    pub(super) fn positions(&self, group: &Group, task: u32) -> Result<Positions> {
+    /// Those partitions of that number that the group's inputs have, each with the offset to go on from; and the rows that
+    /// were deleted of those in which it has no position.
+    pub(super) fn positions(&self, group: &Group, task: u32) -> Result<(Positions, u64)> {
         let committed = self.groups.get(&group.name).map(|group| &group.positions);
-        let mut positions = Positions::new();
+        let (mut positions, mut missed) = (Positions::new(), 0);
         for topic in &group.inputs {
             let at = topic.partition(task);
             if let Some(partition) = self.topic(topic)?.partitions.get(task as usize) {
                 let position = committed.and_then(|positions| positions.get(&at)).copied();
+                missed += if position.is_none() { partition.deleted.rows } else { 0 };
                 positions.insert(at, position.unwrap_or(partition.extent.start));
             }
         }
-        Ok(positions)
+        Ok((positions, missed))
     }
 
     /// The offset from which on some group still has to read the partition.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
@@ -122,13 +123,14 @@ impl View {
         Ok(self.state().topic(topic)?.partitions.iter().map(|partition| partition.extent).collect())
     }
 
-    /// Rows in the segments that start at the offset or behind it, and where the first of them starts.
-    pub(super) fn whole_segments(&self, from: &TopicPartition, offset: u64) -> Result<(u64, u64)> {
+    /// Rows in the segments that start at the offset or behind it, and what is before the first of them from the offset
+    /// on.
+    pub(super) fn whole_segments(&self, from: &TopicPartition, offset: u64) -> Result<(u64, Range<u64>)> {
         let state = self.state();
         let partition = state.partition(from)?;
         let whole = partition.segments.iter().filter(|segment| segment.base >= offset);
         let start = whole.clone().map(|segment| segment.base).next().unwrap_or(partition.extent.end);
-        Ok((whole.map(|segment| segment.rows).sum(), start))
+        Ok((whole.map(|segment| segment.rows).sum(), offset.max(partition.extent.start)..start))
     }
 
     /// Messages from an offset on, as far as the budget goes; none at the end.

@@ -359,6 +359,18 @@ fn json_like() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    #[test]
+    fn a_date_of_any_year_comes_back_as_it_was(days in any::<i32>()) {
+        let schema = Arc::new(Schema::new(vec![Field::new("day", DataType::Date32, true)]));
+        let batch = RecordBatch::try_new(schema.clone(), vec![Arc::new(arrow::array::Date32Array::from(vec![days]))]).unwrap();
+        let rows = rows_to_text(&batch).unwrap();
+        let decoded = Decoder::new(schema).unwrap().decode(&raw(&rows));
+        prop_assert_eq!(&decoded.rejects, &[]);
+        prop_assert_eq!(decoded.batch, batch);
+    }
+}
+
+proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
     fn what_is_an_object_is_agreed_on_with_serde_json(row in json_like(), inner in json_like()) {

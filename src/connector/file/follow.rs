@@ -23,8 +23,8 @@ use bytes::Bytes;
 
 use super::discover::{Seen, Selection};
 use super::once::opened;
+use super::place::Entry;
 use super::plan::{Plan, Start, is_rest_of};
-use super::position::Entry;
 use super::unpack::{fill, header};
 use super::{Lines, Stop};
 use crate::config::Compression;

@@ -7,8 +7,8 @@
 mod discover;
 mod follow;
 mod once;
+mod place;
 mod plan;
-mod position;
 mod sink;
 mod source;
 mod unpack;

@@ -14,7 +14,7 @@
 use std::path::PathBuf;
 
 use super::discover::Seen;
-use super::position::Entry;
+use super::place::Entry;
 use crate::config::Compression;
 use crate::connector::{Error, Result};
 
@@ -158,7 +158,7 @@ impl Start {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::position::{Done, Head};
+    use super::super::place::{Done, Head};
     use super::*;
 
     fn seen(inode: u64, content: u8, size: u64) -> Seen {

@@ -132,7 +132,7 @@ impl Sink for FileSink {
     async fn resume(&mut self, position: Option<Position>, head: Bytes) -> Result<()> {
         self.rows = position.as_ref().map_or(0, |position| position.rows);
         let place: Option<Place> =
-            position.map(|position| position::read(position.at, VERSION, "file sink")).transpose()?;
+            position.map(|position| position::read_place(position.at, VERSION, "file sink")).transpose()?;
         let path = self.path.clone();
         if let Some(Place { bytes: 1.., head_crc32c, .. }) = place
             && head_crc32c != crc32c::crc32c(&head)

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 
 use super::discover::Selection;
 use super::follow::{Follower, Pace};
+use super::place::{Entry, Place};
 use super::plan::{self, Plan};
-use super::position::{Entry, Place};
 use super::unpack::Counter;
 use super::{Lines, Stop, once};
 use crate::bus::Limit;

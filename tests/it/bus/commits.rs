@@ -115,7 +115,7 @@ pub async fn a_task_resumes_from_its_last_commit(f: Box<dyn Fixture>) {
     let group = stage(&*f, "a", &[&inputs[0], &inputs[1]], 2).await;
     let (member, mut leases) = join(f.bus(), &group).await;
     let [x, y] = inputs.map(|topic| topic.partition(1));
-    let fresh = Resume { checkpoint: None, positions: Positions::from([(x.clone(), 0), (y.clone(), 0)]) };
+    let fresh = Resume { positions: Positions::from([(x.clone(), 0), (y.clone(), 0)]), ..Resume::default() };
     assert_eq!(leases[1].resume().await.unwrap(), fresh);
     for (position, checkpoint) in [(1, "one"), (3, "three")] {
         let positions = Positions::from([(y.clone(), position)]);
@@ -123,8 +123,11 @@ pub async fn a_task_resumes_from_its_last_commit(f: Box<dyn Fixture>) {
     }
     drop((member, leases));
     let (_member, mut leases) = join(f.bus(), &group).await;
-    let resume =
-        Resume { checkpoint: Some("three".into()), positions: Positions::from([(x.clone(), 0), (y.clone(), 3)]) };
+    let resume = Resume {
+        checkpoint: Some("three".into()),
+        positions: Positions::from([(x.clone(), 0), (y.clone(), 3)]),
+        missed: 0,
+    };
     assert_eq!(leases[1].resume().await.unwrap(), resume);
     assert_eq!(leases[0].resume().await.unwrap().checkpoint, None);
     let messages = poll(&mut leases[1], 5).await;

@@ -59,8 +59,8 @@ async fn fill(f: &dyn Fixture) -> Contents {
         leases[0].commit(commit).await.unwrap();
     }
     let texts = |what: &str| (0..30).map(|n| format!("{what} {n}")).collect::<Vec<_>>();
-    let resume =
-        Resume { checkpoint: Some("checkpoint 29".into()), positions: Positions::from([(topic.partition(0), 29)]) };
+    let positions = Positions::from([(topic.partition(0), 29)]);
+    let resume = Resume { checkpoint: Some("checkpoint 29".into()), positions, missed: 0 };
     (texts("row"), texts("event"), resume)
 }
 

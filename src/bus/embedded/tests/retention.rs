@@ -139,3 +139,30 @@ fn limits_declared_later_take_the_place_of_earlier_ones() {
         assert_eq!(extent(&log, &at).await.start, 10);
     });
 }
+
+#[test]
+fn a_group_that_comes_late_is_told_what_it_has_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    run(async {
+        let log = Embedded::open(dir.path(), tiny(Sync::Commit)).unwrap();
+        let spec = brief(None, Some(1));
+        let at = spec.topic.partition(1);
+        log.declare(std::slice::from_ref(&spec)).await.unwrap();
+        let (_feeder, mut feeders) = join(&log, vec![]).await;
+        feed(&mut feeders[0], &at, 30).await;
+        log.enforce_retention().await.unwrap();
+        let gone = extent(&log, &at).await.start;
+        assert!(gone > 0);
+        let late = Group { name: "acme.flights.late".into(), ..group(vec![spec.topic.clone()]) };
+        let mut member = log.join(late).await.unwrap();
+        let mut leases = Vec::new();
+        for _ in 0..2 {
+            let Change::Given(lease) = member.changed().await.unwrap() else { panic!("it has its tasks") };
+            leases.push(lease);
+        }
+        let resume = leases[1].resume().await.unwrap();
+        assert_eq!((resume.missed, &resume.positions), (2 * gone, &Positions::from([(at, gone)])));
+        leases[1].commit(Commit { positions: resume.positions, ..Commit::default() }).await.unwrap();
+        assert_eq!(leases[1].resume().await.unwrap().missed, 0);
+    });
+}

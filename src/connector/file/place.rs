@@ -73,7 +73,7 @@ impl Place {
 
     /// Reads a position out of a checkpoint.
     pub fn from_value(value: Value) -> Result<Self> {
-        position::read(value, VERSION, "file source")
+        position::read_place(value, VERSION, "file source")
     }
 
     /// The position as it goes into a checkpoint.
