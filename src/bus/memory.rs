@@ -162,6 +162,10 @@ impl Partition {
 
 #[async_trait]
 impl Log for Memory {
+    async fn topics(&self) -> Result<Vec<Topic>> {
+        Ok(self.shared.state().topics.keys().cloned().collect())
+    }
+
     async fn extents(&self, topic: &Topic) -> Result<Vec<Extent>> {
         Ok(self.shared.state().topic(topic)?.partitions.iter().map(Partition::extent).collect())
     }
@@ -228,6 +232,18 @@ impl Bus for Memory {
         }
         self.shared.commits.send_modify(|commits| *commits += 1);
         Ok(())
+    }
+
+    async fn is_drained(&self, group: &Group) -> Result<bool> {
+        let state = self.shared.state();
+        for task in 0..group.tasks {
+            for (at, position) in state.positions(group, task)? {
+                if position < state.partition(&at)?.extent().end {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 
     fn max_record_bytes(&self) -> usize {

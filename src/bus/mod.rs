@@ -5,6 +5,7 @@
 //! its own folder; `tests/it/bus/` is the suite that each of them passes.
 
 pub mod embedded;
+pub mod kafka;
 mod limit;
 pub mod memory;
 mod sole;
@@ -74,7 +75,8 @@ impl Record {
 pub struct Message {
     /// The partition that holds it.
     pub partition: TopicPartition,
-    /// Its place there: offsets grow by one with every message of a partition, starting with 0.
+    /// Its place there: offsets grow with every message of a partition, starting with 0; by one where the bus needs none
+    /// for anything else.
     pub offset: u64,
     /// What was written.
     pub record: Record,
@@ -107,7 +109,9 @@ pub struct Commit {
 impl Commit {
     /// All records of the step, the checkpoint last, for the partition it goes to; and the positions.
     fn into_records(self, checkpoint: TopicPartition) -> (Vec<Outgoing>, Positions) {
-        let record = Record { value: self.checkpoint, ..Record::default() };
+        // A topic that keeps the last message keeps it by its key.
+        let key = Some(Bytes::from_static(b"checkpoint"));
+        let record = Record { key, value: self.checkpoint, ..Record::default() };
         let mut records = self.results;
         records.extend(self.events);
         records.extend(self.dead_letters);
@@ -163,6 +167,9 @@ pub struct Resume {
 /// The read side of a bus: what `tail`, `dlq list` and the accounts need. Only committed messages are ever seen.
 #[async_trait]
 pub trait Log: Send + Sync {
+    /// The names of all topics, ascending.
+    async fn topics(&self) -> Result<Vec<Topic>>;
+
     /// The extent of every partition of a topic, in the order of their numbers.
     async fn extents(&self, topic: &Topic) -> Result<Vec<Extent>>;
 
@@ -170,6 +177,14 @@ pub trait Log: Send + Sync {
     /// first one and gives none if there is none by then. An offset that retention has passed is
     /// [`Error::OutOfRange`].
     async fn read(&self, from: &TopicPartition, offset: u64, limit: Limit, wait: Duration) -> Result<Vec<Message>>;
+
+    /// The last message of a partition; `None` if there is none.
+    async fn last(&self, of: &TopicPartition) -> Result<Option<Message>> {
+        let extents = self.extents(&of.topic).await?;
+        let extent = extents.get(of.partition as usize).ok_or_else(|| Error::UnknownPartition(of.clone()))?;
+        let Some(last) = extent.end.checked_sub(1).filter(|last| *last >= extent.start) else { return Ok(None) };
+        Ok(self.read(of, last, Limit { rows: 1, bytes: 0 }, Duration::ZERO).await?.pop())
+    }
 
     /// Rows in the messages of a partition from `offset` up to its end, as their publishers counted them; those that
     /// retention has passed are none.
@@ -223,6 +238,15 @@ pub trait Bus: Log {
     /// any longer. Of one that does not exist there is nothing to forget.
     async fn forget(&self, group: &str) -> Result<()>;
 
+    /// Whether workers on several machines share it, so that what one of them sees of its own tasks says nothing about the
+    /// others.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Whether a group has dealt with everything that its inputs hold, including what is about to become visible.
+    async fn is_drained(&self, group: &Group) -> Result<bool>;
+
     /// The largest record it takes, in bytes as [`Record::size_bytes`] counts them.
     fn max_record_bytes(&self) -> usize;
 
@@ -241,6 +265,8 @@ pub trait Member: Send {
 pub enum Change {
     /// A task is this member's from now on.
     Given(Box<dyn Lease>),
+    /// All that is this member's for now was given. Only said where tasks are shared out.
+    Settled,
     /// The task of that number is no longer this member's; what it has not committed is void.
     Taken(u32),
 }
@@ -251,6 +277,11 @@ pub trait Lease: Send {
     /// The number of the task, which is that of the partitions it owns.
     fn task(&self) -> u32;
 
+    /// Another lease of the task, to go on with after this one has failed; `None` where a failure is for good.
+    fn again(&self) -> Option<Box<dyn Lease>> {
+        None
+    }
+
     /// What the last commit left. Polls go on from there.
     async fn resume(&mut self) -> Result<Resume>;
 
@@ -258,7 +289,8 @@ pub trait Lease: Send {
     /// none if there is none by then.
     async fn poll(&mut self, limit: Limit, wait: Duration) -> Result<Vec<Message>>;
 
-    /// Makes a step visible and, as far as the bus was told to, durable: all of it, or none. When this gives
+    /// Makes a step visible and, as far as the bus was told to, durable: all of it, or none. On a cluster it is seen a
+    /// moment after this has returned, and not in all topics at the same instant. When this gives
     /// [`Error::Fenced`], nothing of it happened. After any other error the outcome is unknown and the lease is of no
     /// more use: the task is to be resumed under a new one.
     async fn commit(&mut self, commit: Commit) -> Result<()>;
@@ -271,6 +303,7 @@ pub fn open(spec: &config::Bus, data_dir: Option<&Path>) -> Result<Arc<dyn Bus>>
             let options = embedded::Options { sync: spec.sync, ..embedded::Options::default() };
             Ok(Arc::new(embedded::Embedded::open(data_dir.unwrap_or(&spec.data_dir), options)?))
         }
+        config::Bus::Kafka(spec) => Ok(Arc::new(kafka::Kafka::new(spec.clone())?)),
     }
 }
 
@@ -278,6 +311,7 @@ pub fn open(spec: &config::Bus, data_dir: Option<&Path>) -> Result<Arc<dyn Bus>>
 pub fn open_log(spec: &config::Bus, data_dir: Option<&Path>) -> Result<Arc<dyn Log>> {
     match spec {
         config::Bus::Embedded(spec) => Ok(Arc::new(embedded::Reader::open(data_dir.unwrap_or(&spec.data_dir))?)),
+        config::Bus::Kafka(spec) => Ok(Arc::new(kafka::Kafka::new(spec.clone())?)),
     }
 }
 
@@ -358,6 +392,16 @@ pub enum Error {
         /// What is wrong there.
         what: String,
     },
+    /// A cluster did not do what was asked of it.
+    #[error("{action} failed: {detail}")]
+    Broker {
+        /// What was tried, as a verb with its object.
+        action: &'static str,
+        /// The cluster's answer, or the client's.
+        detail: String,
+        /// Whether trying again may help, as it may not with what nobody is allowed to do.
+        passing: bool,
+    },
     /// The operating system refused.
     #[error("{} failed on {}: {source}", .action, .path.display())]
     Io {
@@ -374,4 +418,11 @@ pub enum Error {
     /// An earlier write or sync failed, so nothing that came after it can be trusted to be there.
     #[error("the log stopped taking commits: {0}")]
     Stopped(Arc<Error>),
+}
+
+impl Error {
+    /// Whether trying again may help.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Error::Broker { passing: true, .. } | Error::Fenced { .. })
+    }
 }

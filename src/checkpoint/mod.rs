@@ -23,6 +23,8 @@ pub struct Checkpoint {
     pub counts: Counts,
     /// Rows that were published to it and deleted by retention before it first came.
     pub missed: u64,
+    /// Whether its source has ended, on a bus that workers share.
+    pub ended: bool,
     /// How far its input partitions are dealt with.
     pub positions: Positions,
     /// How far its source connector is, where it has one.
@@ -91,6 +93,8 @@ struct Written {
     counts: Counts,
     #[serde(skip_serializing_if = "is_zero", default)]
     missed: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    ended: bool,
     positions: Vec<(String, u32, u64)>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     source: Option<Position>,
@@ -124,6 +128,7 @@ impl Checkpoint {
             stage: self.stage.clone(),
             counts: self.counts,
             missed: self.missed,
+            ended: self.ended,
             positions: self
                 .positions
                 .iter()
@@ -163,6 +168,7 @@ impl Checkpoint {
             stage: written.stage,
             counts: written.counts,
             missed: written.missed,
+            ended: written.ended,
             positions: written
                 .positions
                 .into_iter()
@@ -185,11 +191,12 @@ mod tests {
             stage: Shape { kind: "sql".into(), from: vec!["b".into()] },
             counts: Counts { rows_in: 5, rows_out: 3, filtered: 1, expanded: 0, dead_lettered: 1, events: 2 },
             missed: 4,
+            ended: true,
             positions: [(Topic::new("a.b.c.results").partition(1), 17)].into(),
             source: Some(Position { rows: 5, at: serde_json::json!({"bytes": 9}) }),
             sink: None,
         };
-        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"events":2},"missed":4,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}}}"#;
+        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"events":2},"missed":4,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}}}"#;
         assert_eq!(checkpoint.encode().unwrap(), written.as_bytes());
         assert_eq!(Checkpoint::decode(written.as_bytes()).unwrap(), checkpoint);
     }

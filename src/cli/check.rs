@@ -30,8 +30,8 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// Who owns which topics: data directory and full name of a stage, and the file that has it.
-type Owners = BTreeMap<(PathBuf, String), PathBuf>;
+/// Who owns which topics: where the bus is and the full name of a stage, and the file that has it.
+type Owners = BTreeMap<(String, String), PathBuf>;
 
 pub(super) fn run(args: &Args) -> ExitCode {
     let mut owners = Owners::new();
@@ -53,11 +53,14 @@ fn check(file: &Path, owners: &mut Owners) -> Result<usize, Error> {
 
 /// Notes the stages of a pipeline as owners of their topics, and says which of those belong to another file's.
 fn claim(pipeline: &Pipeline, file: &Path, owners: &mut Owners) -> Vec<Fault> {
-    let Bus::Embedded(bus) = &pipeline.bus;
+    let place = match &pipeline.bus {
+        Bus::Embedded(bus) => bus.data_dir.display().to_string(),
+        Bus::Kafka(bus) => bus.brokers.clone(),
+    };
     let mut faults = Vec::new();
     for stage in &pipeline.stages {
         let name = format!("{}.{}.{}", pipeline.company.value, pipeline.namespace.value, stage.name.value);
-        match owners.get(&(bus.data_dir.clone(), name.clone())) {
+        match owners.get(&(place.clone(), name.clone())) {
             Some(owner) => {
                 let owner = owner.display();
                 let message =
@@ -66,7 +69,7 @@ fn claim(pipeline: &Pipeline, file: &Path, owners: &mut Owners) -> Vec<Fault> {
                 faults.push(Fault::new(stage.name.span.clone(), message).label("the second owner").help(help));
             }
             None => {
-                owners.insert((bus.data_dir.clone(), name), file.to_owned());
+                owners.insert((place.clone(), name), file.to_owned());
             }
         }
     }

@@ -1,8 +1,9 @@
 //! `fidelio tail`: the rows of a topic, as NDJSON, also beside a running worker.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -42,18 +43,25 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> ExitCode {
-    let (mut dir, mut secrets) = (args.data_dir.clone(), Secrets::default());
-    if let Some(file) = &args.pipeline {
-        match pipeline::load(file) {
+    let mut secrets = Secrets::default();
+    let log = match &args.pipeline {
+        Some(file) => match pipeline::load(file) {
             Ok((pipeline, _)) => {
-                dir = dir.or_else(|| Some(pipeline.bus.data_dir().to_owned()));
                 secrets = pipeline.secrets;
+                bus::open_log(&pipeline.bus, args.data_dir.as_deref())
             }
             Err(code) => return code,
+        },
+        None => {
+            let dir = args.data_dir.as_deref().unwrap_or(Path::new("data"));
+            embedded::Reader::open(dir).map(|log| Arc::new(log) as Arc<dyn Log>)
         }
-    }
-    let dir = dir.unwrap_or_else(|| PathBuf::from("data"));
-    match tail(&args, dir).await {
+    };
+    let done = match log {
+        Ok(log) => tail(&args, log.as_ref()).await,
+        Err(error) => Err(error.into()),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads has seen enough.
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
@@ -69,15 +77,14 @@ enum Error {
     Output(#[from] io::Error),
     #[error("{0} is a sink: it has no results, only what it wrote")]
     Sink(String),
-    #[error("there is no topic or stage {name} in {}; there are: {known}", .dir.display())]
-    Unknown { name: String, dir: PathBuf, known: String },
+    #[error("there is no topic or stage {name}; there are: {known}")]
+    Unknown { name: String, known: String },
     #[error("{name} could be any of {candidates}; give the topic's full name")]
     Ambiguous { name: String, candidates: String },
 }
 
-async fn tail(args: &Args, dir: PathBuf) -> Result<(), Error> {
-    let log = embedded::Reader::open(&dir)?;
-    let topic = find(&args.name, log.topics().await?, dir)?;
+async fn tail(args: &Args, log: &dyn Log) -> Result<(), Error> {
+    let topic = find(&args.name, log.topics().await?)?;
     let extents = log.extents(&topic).await?;
     let first = |extent: &Extent| args.last.map_or(0, |last| extent.end.saturating_sub(last)).max(extent.start);
     let mut next: Vec<u64> = extents.iter().map(first).collect();
@@ -126,7 +133,7 @@ async fn tail(args: &Args, dir: PathBuf) -> Result<(), Error> {
 }
 
 /// The topic of that full name, or the results of the stage of that name.
-fn find(name: &str, topics: Vec<Topic>, dir: PathBuf) -> Result<Topic, Error> {
+fn find(name: &str, topics: Vec<Topic>) -> Result<Topic, Error> {
     if let Some(topic) = topics.iter().find(|topic| topic.as_str() == name) {
         return Ok(topic.clone());
     }
@@ -139,7 +146,7 @@ fn find(name: &str, topics: Vec<Topic>, dir: PathBuf) -> Result<Topic, Error> {
             Err(Error::Ambiguous { name: name.to_owned(), candidates: names(&candidates) })
         }
         (None, _) if ran(name, &topics) => Err(Error::Sink(name.to_owned())),
-        (None, _) => Err(Error::Unknown { name: name.to_owned(), dir, known: names(&topics) }),
+        (None, _) => Err(Error::Unknown { name: name.to_owned(), known: names(&topics) }),
     }
 }
 

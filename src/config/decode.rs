@@ -12,12 +12,20 @@ use super::spec::{Bus, Embedded, Pipeline, Retention, Spanned, Stage, Sync};
 use super::stage::{self, Hole};
 use super::text::{Env, Secrets};
 use super::units::{duration, is_topic_word, size, to_topic_word};
-use super::{Holes, examples};
+use super::{Holes, examples, kafka};
 
 const DURATION: &str = "a number and `ms`, `s`, `m`, `h` or `d`, such as \"24h\"";
 const SIZE: &str = "a number and `B`, `KB`, `MB`, `GB`, `TB`, `KiB`, `MiB`, `GiB` or `TiB`, such as \"64MiB\"";
 const RETENTION: &str = "write it as { age = \"7d\", bytes = \"1GB\" }, or leave out either of them";
-const DEFAULT_RETENTION: Retention = Retention { age: Some(Duration::from_secs(7 * 86_400)), bytes: None };
+pub(super) const DEFAULT_RETENTION: Retention = Retention { age: Some(Duration::from_secs(7 * 86_400)), bytes: None };
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Embedded,
+    Kafka,
+}
+
+const KINDS: &[(&str, Kind)] = &[("embedded", Kind::Embedded), ("kafka", Kind::Kafka)];
 
 /// As much of a pipeline as could be made out, and all that is wrong with the rest.
 #[derive(Debug, Clone)]
@@ -50,7 +58,7 @@ impl Draft {
             pipeline: Pipeline {
                 company,
                 namespace,
-                bus: Bus::Embedded(bus),
+                bus,
                 stages,
                 tests,
                 dir: dir.to_owned(),
@@ -153,12 +161,24 @@ pub(super) fn check_topic_word(document: &Document, what: &str, text: &Spanned<S
 }
 
 /// `[bus]`
-fn bus(value: Option<Value>, dir: &Path) -> Embedded {
-    let mut bus = Embedded { data_dir: dir.join("data"), sync: Sync::Commit, retention: DEFAULT_RETENTION };
+fn bus(value: Option<Value>, dir: &Path) -> Bus {
+    let embedded = Embedded { data_dir: dir.join("data"), sync: Sync::Commit, retention: DEFAULT_RETENTION };
     let Some(table) = value.and_then(|value| value.table("`[bus]`", "write it as a table: [bus]")) else {
-        return bus;
+        return Bus::Embedded(embedded);
     };
-    table.get("kind").and_then(|value| value.choice(&[("embedded", ())]));
+    let kind = table.get("kind").map_or(Some(Kind::Embedded), |value| value.choice(KINDS));
+    let bus = match kind {
+        Some(Kind::Embedded) => Bus::Embedded(self::embedded(&table, embedded, dir)),
+        Some(Kind::Kafka) => kafka::kafka(&table).map_or(Bus::Embedded(embedded), Bus::Kafka),
+        // Of which kind the other keys are is not known.
+        None => return Bus::Embedded(embedded),
+    };
+    table.finish();
+    bus
+}
+
+/// What is particular to `kind = "embedded"`.
+fn embedded(table: &Table, mut bus: Embedded, dir: &Path) -> Embedded {
     if let Some(data_dir) = table.get("data_dir").and_then(|value| path(&value, dir)) {
         bus.data_dir = data_dir;
     }
@@ -168,7 +188,6 @@ fn bus(value: Option<Value>, dir: &Path) -> Embedded {
     if let Some(retention) = table.get("retention").and_then(|value| retention(&value)) {
         bus.retention = retention;
     }
-    table.finish();
     bus
 }
 

@@ -9,6 +9,7 @@ mod cursor;
 mod decode;
 mod examples;
 mod fault;
+mod kafka;
 mod spec;
 mod stage;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,14 +69,41 @@ pub struct Pipeline {
 pub enum Bus {
     /// The log that comes with Fidelio, in one data directory.
     Embedded(Embedded),
+    /// A Kafka cluster.
+    Kafka(Kafka),
 }
 
 impl Bus {
-    /// Where its data lives on this machine.
-    pub fn data_dir(&self) -> &Path {
+    /// `retention`: when messages of results and events may go, for topics whose stage says nothing; after 7 days by
+    /// default.
+    pub fn retention(&self) -> Retention {
         match self {
-            Bus::Embedded(bus) => &bus.data_dir,
+            Bus::Embedded(bus) => bus.retention,
+            Bus::Kafka(bus) => bus.retention,
         }
+    }
+}
+
+/// `[bus]` with `kind = "kafka"`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Kafka {
+    /// `brokers`: where to find the cluster, `HOST:PORT` with commas between them.
+    pub brokers: String,
+    /// `replication`: copies of each topic that is made; as many as the cluster makes by itself if `None`.
+    pub replication: Option<u32>,
+    /// `min_insync_replicas`: copies that a message has to reach; as the cluster has it if `None`.
+    pub min_insync_replicas: Option<u32>,
+    /// `max_message_bytes`: the largest message; 1 MB by default.
+    pub max_message_bytes: usize,
+    /// `retention`: see [`Bus::retention`].
+    pub retention: Retention,
+    /// `[bus.properties]`: properties of librdkafka, for example for TLS and SASL.
+    pub properties: Vec<(String, String)>,
+}
+
+impl fmt::Debug for Kafka {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kafka").field("retention", &self.retention).finish_non_exhaustive()
     }
 }
 

@@ -64,7 +64,7 @@ fn faults(text: &str) -> Vec<String> {
 fn a_whole_pipeline_is_read_as_it_is_written() {
     let pipeline = Pipeline::parse(WHOLE, "pipeline.toml", Path::new("there"), &env).unwrap();
     assert_eq!(pipeline.namespace.value, "flights");
-    let Bus::Embedded(bus) = &pipeline.bus;
+    let Bus::Embedded(bus) = &pipeline.bus else { panic!("{:?}", pipeline.bus) };
     assert_eq!(bus.data_dir, Path::new("there/log"));
     assert_eq!(bus.retention, Retention { age: None, bytes: Some(1_000_000_000) });
     let names: Vec<&str> = pipeline.stages.iter().map(|stage| stage.name.value.as_str()).collect();

@@ -141,6 +141,10 @@ pub enum Error {
         /// Its answer.
         source: std::io::Error,
     },
+    /// Another task still writes to the file, such as one of a worker that is cut off from the cluster and does not know it
+    /// yet.
+    #[error("{} is written to by another task", .0.display())]
+    InUse(PathBuf),
     /// The file is not the one that was read or written before.
     #[error("{}: {what}", .path.display())]
     Changed {

@@ -3,16 +3,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::bus::{self, Limit, Log, Positions, Topic};
+use crate::bus::{self, Log, Positions, Topic};
 use crate::checkpoint::{self, Checkpoint};
 use crate::connector::Position;
 use crate::fidelity::Counts;
 use crate::topology::{Stage, Topology};
-
-/// A checkpoint is one message.
-const ONE: Limit = Limit { rows: 1, bytes: 0 };
 
 /// One stage's side of the account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,9 +89,8 @@ struct Committed {
 async fn committed(log: &dyn Log, stage: &Stage) -> Result<Committed, Error> {
     let topic = stage.group().checkpoint;
     let mut committed = Committed::default();
-    for (task, extent) in (0..).zip(log.extents(&topic).await?) {
-        let Some(last) = extent.end.checked_sub(1) else { continue };
-        for message in log.read(&topic.partition(task), last, ONE, Duration::ZERO).await? {
+    for task in 0..log.extents(&topic).await?.len() as u32 {
+        if let Some(message) = log.last(&topic.partition(task)).await? {
             let checkpoint = Checkpoint::decode(&message.record.value).map_err(|error| Error::Checkpoint {
                 stage: stage.name.clone(),
                 task,

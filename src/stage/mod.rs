@@ -3,6 +3,7 @@
 //! The folder is the way of a row: [`inlet`] polls and decodes, [`process`] applies the stage's queries, [`outlet`]
 //! encodes, and [`task`] holds the loop that strings them together and commits. [`worker`] runs the tasks of a pipeline.
 
+mod drained;
 mod inlet;
 mod keys;
 mod origins;

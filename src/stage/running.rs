@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -9,12 +10,13 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::bus::{Change, Lease, Member};
 use crate::stage::plan::Plan;
 use crate::stage::signals::{Phase, Signals};
+use crate::stage::task::Error as TaskError;
 use crate::stage::worker::{Error, Meters};
 use crate::telemetry::{Meter, Registry};
 
 /// A stage whose tasks run in this worker.
 pub(super) struct RunningStage {
-    plan: Plan,
+    plan: Arc<Plan>,
     signals: Signals,
     phase: watch::Sender<Phase>,
     registry: Arc<Registry>,
@@ -23,7 +25,13 @@ pub(super) struct RunningStage {
     by_number: HashMap<u32, AbortHandle>,
     /// How many of the stage's tasks have run to their end.
     ended: u32,
+    /// Told whether nothing of it runs here that could still bring rows in.
+    idle: watch::Sender<bool>,
+    settled: bool,
 }
+
+/// How long a task waits before it goes on after a failure that may pass: at first, and at most.
+const BACKOFF: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(10);
 
 impl RunningStage {
     /// A stage that was given no task yet.
@@ -33,8 +41,21 @@ impl RunningStage {
         phase: watch::Sender<Phase>,
         registry: Arc<Registry>,
         meters: Arc<Meters>,
+        idle: watch::Sender<bool>,
     ) -> Self {
-        Self { plan, signals, phase, registry, meters, tasks: JoinSet::new(), by_number: HashMap::new(), ended: 0 }
+        let (tasks, by_number) = (JoinSet::new(), HashMap::new());
+        Self {
+            plan: Arc::new(plan),
+            signals,
+            phase,
+            registry,
+            meters,
+            tasks,
+            by_number,
+            ended: 0,
+            idle,
+            settled: false,
+        }
     }
 
     /// Runs what the group gives until all the stage's tasks have ended. If one fails, the others end after the commit
@@ -46,6 +67,7 @@ impl RunningStage {
                 change = member.changed(), if outcome.is_ok() => match change {
                     Ok(Change::Given(lease)) => self.start(lease),
                     Ok(Change::Taken(number)) => self.abort(number),
+                    Ok(Change::Settled) => self.settled = true,
                     Err(error) => outcome = self.fail(error.into()),
                 },
                 Some(ended) = self.tasks.join_next() => match ended {
@@ -58,13 +80,16 @@ impl RunningStage {
                 },
                 () = self.signals.changed() => {}
             }
+            let brings_rows = self.plan.stage.from.is_empty() && !self.tasks.is_empty();
+            self.idle.send_replace(self.settled && !brings_rows);
         }
         outcome
     }
 
     /// Whether there is nothing more to run: all tasks have ended, or the worker ends and has none.
     fn is_over(&self) -> bool {
-        self.ended >= self.plan.stage.tasks || (self.signals.draining() && self.tasks.is_empty())
+        let all_ended = !self.signals.shared && self.ended >= self.plan.stage.tasks;
+        all_ended || (self.signals.draining() && self.tasks.is_empty())
     }
 
     fn fail(&self, error: Error) -> Result<(), Error> {
@@ -82,12 +107,28 @@ impl RunningStage {
         let (name, number) = (self.plan.stage.name.clone(), lease.task());
         let meter = Arc::new(Meter::new(&self.registry, &self.plan.topology.prefix, &name, number));
         self.meters.add(&name, meter.clone());
-        let task = self.plan.task(lease, self.signals.clone(), meter.clone());
+        let (plan, signals) = (self.plan.clone(), self.signals.clone());
         let handle = self.tasks.spawn(async move {
-            let outcome = task.run().await;
+            let outcome = run(&plan, lease, signals, &meter).await;
             meter.ended();
             outcome.map_err(|error| Error::Task { stage: name, task: number, error })
         });
         self.by_number.insert(number, handle);
+    }
+}
+
+/// Runs a task to its end, again and again from its last commit where a failure may pass.
+async fn run(plan: &Plan, lease: Box<dyn Lease>, signals: Signals, meter: &Arc<Meter>) -> Result<(), TaskError> {
+    let (mut lease, mut backoff) = (lease, *BACKOFF.start());
+    loop {
+        let next = lease.again();
+        let failed = match (plan.task(lease, signals.clone(), meter.clone()).run().await, next) {
+            (Err(error), Some(next)) if error.is_passing() && !signals.draining() => (error, next),
+            (outcome, _) => return outcome,
+        };
+        tracing::warn!(stage = %plan.stage.name, task = failed.1.task(), error = %failed.0, "the task goes on from its last commit");
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(*BACKOFF.end());
+        lease = failed.1;
     }
 }

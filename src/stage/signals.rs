@@ -23,6 +23,8 @@ pub(super) struct Signals {
     pub phase: watch::Receiver<Phase>,
     /// For each predecessor that this worker runs, whether all its tasks have ended.
     pub ended: Vec<watch::Receiver<bool>>,
+    /// Whether workers share the bus, so that what this one sees does not say when there is nothing more.
+    pub shared: bool,
     /// Whether the worker goes on when all input has ended, until it is told to stop.
     pub keep_running: bool,
 }
@@ -36,7 +38,7 @@ impl Signals {
     /// Whether the predecessors publish no more. Predecessors in other workers count as ended, unless this worker is to
     /// keep running.
     pub fn predecessors_ended(&self) -> bool {
-        self.ended.iter().all(|ended| *ended.borrow()) && (!self.keep_running || self.draining())
+        !self.shared && self.ended.iter().all(|ended| *ended.borrow()) && (!self.keep_running || self.draining())
     }
 
     /// Whether the task is to end, whatever is still there for it.

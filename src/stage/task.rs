@@ -81,6 +81,17 @@ pub enum Error {
     Arrow(#[from] ArrowError),
 }
 
+impl Error {
+    /// Whether the task can go on from its last commit, under another lease.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Error::Bus(error) => error.is_passing(),
+            Error::Connector(error) => matches!(error, connector::Error::InUse(_)),
+            _ => false,
+        }
+    }
+}
+
 impl Task {
     /// Runs until the input has ended, or the worker is told to stop.
     pub async fn run(mut self) -> Result<(), Error> {
@@ -109,16 +120,19 @@ impl Task {
         self.inlet.resume(&self.committed).await?;
         self.outlet.resume(self.committed.sink.clone()).await?;
         self.meter.resumed(self.committed.counts, self.inlet.input());
-        if self.outlet.is_sink() && self.committed.sink.is_none() {
-            // From now on, whatever is in the output is known to be this sink's, and can be taken back after a crash.
+        // From then on, whatever is in a sink's output is known to be its, and can be taken back after a crash; and a source
+        // that had ended has not.
+        let had_ended = std::mem::take(&mut self.committed.ended);
+        if had_ended || (self.outlet.is_sink() && self.committed.sink.is_none()) {
             self.write(Encoded::default(), Positions::new()).await?;
         }
         Ok(())
     }
 
-    /// Gives a sink the chance to write what its output has even without rows, such as the header line of a CSV.
+    /// Gives a sink the chance to write what its output has even without rows, such as the header line of a CSV, and says
+    /// to other workers that a source has ended.
     async fn finish(&mut self) -> Result<(), Error> {
-        match self.outlet.is_sink() {
+        match self.outlet.is_sink() || self.committed.ended {
             true => self.write(Encoded::default(), Positions::new()).await,
             false => Ok(()),
         }
@@ -141,7 +155,10 @@ impl Task {
             };
             match polled {
                 Polled::Finished if self.signals.keep_running => self.signals.changed().await,
-                Polled::Finished => return Ok(None),
+                Polled::Finished => {
+                    self.committed.ended = self.signals.shared;
+                    return Ok(None);
+                }
                 Polled::Idle if ending => return Ok(None),
                 Polled::Idle => {}
                 polled => return Ok(Some(polled)),

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::bus::{self, Bus, Group, Log};
 use crate::fidelity::{self, Account};
+use crate::stage::drained::Drained;
 use crate::stage::plan::Plan;
 use crate::stage::running::RunningStage;
 use crate::stage::signals::{Phase, Signals};
@@ -129,17 +130,21 @@ impl Worker {
         let meters = Arc::new(Meters::default());
         let mut ended: HashMap<Arc<str>, watch::Receiver<bool>> = HashMap::new();
         let mut stages = JoinSet::new();
+        let mut idles = Vec::new();
         let selected = |name: &str| options.stages.is_empty() || options.stages.iter().any(|stage| stage == name);
         for stage in topology.stages.iter().filter(|stage| selected(&stage.name)) {
             let signals = Signals {
                 phase: listen.clone(),
                 ended: stage.from.iter().filter_map(|name| ended.get(name).cloned()).collect(),
+                shared: bus.is_shared(),
                 keep_running: options.keep_running,
             };
             let plan =
                 Plan { bus: bus.clone(), topology: topology.clone(), stage: stage.clone(), options: options.clone() };
             let member = bus.join(stage.group()).await?;
-            let running = RunningStage::new(plan, signals, phase.clone(), registry.clone(), meters.clone());
+            let (idle, listen_idle) = watch::channel(false);
+            idles.push(listen_idle);
+            let running = RunningStage::new(plan, signals, phase.clone(), registry.clone(), meters.clone(), idle);
             let (end, listen_end) = watch::channel(false);
             ended.insert(stage.name.clone(), listen_end);
             stages.spawn(async move {
@@ -148,16 +153,14 @@ impl Worker {
                 Ok(())
             });
         }
-        Ok(Self {
-            bus,
-            topology,
-            phase,
-            meters,
-            stages,
-            _upkeep: upkeep,
-            drain: options.drain,
-            started: Instant::now(),
-        })
+        if bus.is_shared() && !options.keep_running {
+            let (bus, topology) = (bus.clone(), topology.clone());
+            let drained = Drained { bus, topology, selected: options.stages.clone(), idle: idles };
+            upkeep.spawn(drained.watch(phase.clone()));
+        }
+        // Where others go on, nothing has to flow out of the pipeline here.
+        let drain = if bus.is_shared() { Duration::ZERO } else { options.drain };
+        Ok(Self { bus, topology, phase, meters, stages, _upkeep: upkeep, drain, started: Instant::now() })
     }
 
     /// What tells the worker to stop; it can be cloned and sent anywhere.
@@ -239,6 +242,10 @@ async fn stop_after_drain(phase: watch::Sender<Phase>, drain: Duration) {
         Ok(phase) if *phase == Phase::Draining => {}
         // It failed, which ends it as well.
         _ => return,
+    }
+    if drain.is_zero() {
+        phase.send_replace(Phase::Stopping);
+        return;
     }
     tokio::time::sleep(drain).await;
     tracing::warn!(?drain, "not everything has drained in time; the next run goes on from here");

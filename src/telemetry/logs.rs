@@ -16,7 +16,8 @@ pub enum Format {
 
 /// Starts logging. What is logged is said as in `RUST_LOG`: a level, or levels by module.
 pub fn init(format: Format, filter: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let filter = EnvFilter::try_new(filter)?;
+    // What the Kafka client says of itself comes from `bus`; this is what its wrapper says, of no use to anybody.
+    let filter = EnvFilter::try_new(format!("rdkafka=off,{filter}"))?;
     let colour = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false).with_ansi(colour);

@@ -207,8 +207,7 @@ impl<'a> Builder<'a> {
     }
 
     fn retention(&self, stage: &config::Stage) -> Retention {
-        let config::Bus::Embedded(bus) = &self.pipeline.bus;
-        stage.retention.unwrap_or(bus.retention)
+        stage.retention.unwrap_or(self.pipeline.bus.retention())
     }
 
     fn count(&mut self, index: usize, stage: &config::Stage) -> Counts {

@@ -9,6 +9,7 @@ mod check;
 mod edits;
 mod embed;
 mod embedded;
+mod kafka;
 mod kill;
 mod pipeline_tests;
 mod run;

@@ -161,7 +161,12 @@ impl Running {
 
     /// Sends SIGTERM.
     pub fn terminate(&self) {
-        let status = Command::new("kill").arg(self.0.id().to_string()).status().unwrap();
+        self.signal("TERM");
+    }
+
+    /// Sends the signal of that name.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.0.id().to_string()]).status().unwrap();
         assert!(status.success());
     }
 }
@@ -199,4 +204,14 @@ pub fn long() -> bool {
 /// A path as text.
 pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+/// The servers of the broker that the tests share; `tests/run` starts it.
+pub fn broker() -> String {
+    std::env::var("FIDELIO_TEST_KAFKA").unwrap_or_else(|_| {
+        panic!(
+            "FIDELIO_TEST_KAFKA does not name a broker: run the tests with tests/run, or start one with \
+             `tests/kafka/broker start DIR` and set the variable to what that prints"
+        )
+    })
 }

@@ -205,6 +205,10 @@ fn spawn(name: &str, dir: &Path, run: impl FnOnce() + Send + 'static) -> Result<
 
 #[async_trait]
 impl Log for Embedded {
+    async fn topics(&self) -> Result<Vec<Topic>> {
+        Ok(self.shared.view.state().topics().map(|(topic, _)| topic.clone()).collect())
+    }
+
     async fn extents(&self, topic: &Topic) -> Result<Vec<Extent>> {
         self.shared.view.extents(topic)
     }
@@ -260,6 +264,18 @@ impl Bus for Embedded {
 
     async fn forget(&self, group: &str) -> Result<()> {
         self.ask(|reply| Request::Forget(group.into(), reply)).await
+    }
+
+    async fn is_drained(&self, group: &Group) -> Result<bool> {
+        let state = self.shared.view.state();
+        for task in 0..group.tasks {
+            for (at, position) in state.positions(group, task)?.0 {
+                if position < state.partition(&at)?.extent.end {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 
     fn max_record_bytes(&self) -> usize {

@@ -54,12 +54,6 @@ impl Reader {
         Ok(Self { view, follower: Arc::new(Mutex::new(follower)) })
     }
 
-    /// The topics that there are.
-    pub async fn topics(&self) -> Result<Vec<Topic>> {
-        self.catch_up().await?;
-        Ok(self.view.state().topics().map(|(topic, _)| topic.clone()).collect())
-    }
-
     async fn catch_up(&self) -> Result<()> {
         let (view, follower) = (self.view.clone(), self.follower.clone());
         match tokio::task::spawn_blocking(move || lock(&follower).catch_up(&view)).await {
@@ -133,6 +127,11 @@ fn changes(path: &Path, from: u64, record: &Record) -> Result<Vec<super::change:
 
 #[async_trait]
 impl Log for Reader {
+    async fn topics(&self) -> Result<Vec<Topic>> {
+        self.catch_up().await?;
+        Ok(self.view.state().topics().map(|(topic, _)| topic.clone()).collect())
+    }
+
     async fn extents(&self, topic: &Topic) -> Result<Vec<Extent>> {
         self.catch_up().await?;
         self.view.extents(topic)

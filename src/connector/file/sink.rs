@@ -7,8 +7,11 @@
 //! a file that does not exist or is empty, and writes nothing to it before its first flush: the caller commits the
 //! position of that flush, 0 bytes, and only then writes. Whenever a crash comes, the file then either is still empty,
 //! or a position exists that covers it; and a file of somebody else's is never touched.
+//!
+//! The file is locked for as long as it is open. Somebody who was given the task while it still runs elsewhere, because the
+//! process there was frozen, waits until that one has learnt that the task is no longer its.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -209,6 +212,11 @@ fn open(path: &Path, place: Option<&Place>) -> Result<File> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         opened => Some(opened.map_err(failed("open"))?),
     };
+    match file.as_ref().map_or(Ok(()), File::try_lock) {
+        Err(TryLockError::WouldBlock) => return Err(Error::InUse(path.to_path_buf())),
+        Err(TryLockError::Error(error)) => return Err(failed("lock")(error)),
+        Ok(()) => {}
+    }
     if let Some(what) = change(file.as_ref(), place).map_err(failed("read"))? {
         return Err(Error::Changed { path: path.to_path_buf(), what });
     }

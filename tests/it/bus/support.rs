@@ -47,6 +47,7 @@ pub async fn join(bus: &dyn Bus, group: &Group) -> (Box<dyn Member>, Vec<Box<dyn
                 leases.push(lease);
             }
             Change::Taken(task) => leases.retain(|lease| lease.task() != task),
+            Change::Settled => {}
         }
     }
     leases.sort_by_key(|lease| lease.task());
@@ -80,8 +81,10 @@ pub async fn everything(bus: &dyn Bus, from: &TopicPartition) -> Vec<Message> {
     let mut messages = Vec::new();
     let mut next = extent.start;
     while next < extent.end {
-        let some = bus.read(from, next, Limit { rows: 7, bytes: 1 << 20 }, AGES).await.unwrap();
-        next = some.last().unwrap().offset + 1;
+        let some = bus.read(from, next, Limit { rows: 7, bytes: 1 << 20 }, NO_TIME).await.unwrap();
+        // What comes then is no message.
+        let Some(last) = some.last() else { break };
+        next = last.offset + 1;
         messages.extend(some);
     }
     messages

@@ -107,11 +107,27 @@ async fn a_file_of_somebody_elses_is_not_touched() {
 }
 
 #[tokio::test]
+async fn a_file_that_another_task_still_writes_to_is_left_to_it() {
+    let mut writing = Writing::new();
+    let mut sink = writing.start().await.unwrap();
+    write(&mut sink, "1\n").await;
+    writing.commit(&mut sink).await.unwrap();
+    write(&mut sink, "2\n").await;
+    sink.flush().await.unwrap();
+    assert!(matches!(writing.start().await, Err(Error::InUse(path)) if path == writing.path()));
+    assert_eq!(writing.content(), "1\n2\n");
+    drop(sink);
+    writing.start().await.unwrap();
+    assert_eq!(writing.content(), "1\n");
+}
+
+#[tokio::test]
 async fn a_file_that_has_lost_rows_is_refused() {
     let mut writing = Writing::new();
     let mut sink = writing.start().await.unwrap();
     write(&mut sink, "1\n2\n").await;
     writing.commit(&mut sink).await.unwrap();
+    drop(sink);
     fs::write(writing.path(), "1\n").unwrap();
     let refusal = writing.refusal().await;
     assert!(refusal.contains("4 bytes were written") && refusal.contains("only 2 are there"), "{refusal}");
@@ -135,6 +151,7 @@ async fn a_file_whose_content_is_another_is_not_cut() {
     let mut sink = writing.start().await.unwrap();
     write(&mut sink, "1\n").await;
     writing.commit(&mut sink).await.unwrap();
+    drop(sink);
     fs::write(writing.path(), "a long letter").unwrap();
     assert!(writing.refusal().await.contains("not what is there now"));
     assert_eq!(writing.content(), "a long letter");
@@ -148,6 +165,7 @@ async fn the_head_stands_once_at_the_start() {
     write(&mut sink, "1,a\n").await;
     write(&mut sink, "2,b\n").await;
     writing.commit(&mut sink).await.unwrap();
+    drop(sink);
     let mut sink = writing.start().await.unwrap();
     write(&mut sink, "3,c\n").await;
     writing.commit(&mut sink).await.unwrap();
@@ -217,6 +235,7 @@ fn a_full_disk_is_an_error_after_which_nothing_is_committed() {
             assert_eq!(source.kind(), io::ErrorKind::StorageFull);
             assert!(sink.flush().await.is_err(), "the point passes now, the sink does not");
             assert!(sink.write(text(&"x".repeat(2 * GATHERED_BYTES))).await.is_err());
+            drop(sink);
 
             let mut sink = writing.start().await.unwrap();
             write(&mut sink, "1\n").await;

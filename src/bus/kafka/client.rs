@@ -1,0 +1,215 @@
+//! Clients of librdkafka: their settings, their log, and what their errors mean.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
+use rdkafka::types::RDKafkaErrorCode;
+
+use super::PATIENCE;
+use crate::bus::{Error, Result};
+use crate::config;
+
+/// Writes the log of a client to ours.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Context;
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        match error {
+            KafkaError::PartitionEOF(_) => {}
+            error if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) => {}
+            error => tracing::warn!(error = text(&error), "the cluster: {reason}"),
+        }
+    }
+}
+
+impl ConsumerContext for Context {}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = ();
+
+    /// A message that could not be delivered also fails the transaction it belongs to.
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
+
+/// What librdkafka has to say, as far as it is for those who run the pipeline.
+pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+            tracing::warn!(facility, "{message}");
+        }
+        RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+            tracing::info!(facility, "{message}");
+        }
+        RDKafkaLogLevel::Debug => tracing::debug!(facility, "{message}"),
+    }
+}
+
+/// What all clients have in common.
+fn common(spec: &config::Kafka) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", &spec.brokers).set("client.id", "fidelio");
+    client.set("allow.auto.create.topics", "false").set("topic.metadata.refresh.interval.ms", "30000");
+    client
+}
+
+fn create<T: FromClientConfigAndContext<C>, C: ClientContext>(
+    mut client: ClientConfig,
+    spec: &config::Kafka,
+    context: C,
+) -> Result<T> {
+    for (name, value) in &spec.properties {
+        client.set(name, value);
+    }
+    client.create_with_context(context).map_err(failed("setting up a client"))
+}
+
+/// A client that changes the cluster.
+pub(super) fn admin(spec: &config::Kafka) -> Result<AdminClient<Context>> {
+    create(common(spec), spec, Context)
+}
+
+/// How long a change of the cluster may take.
+pub(super) fn patient() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE))
+}
+
+/// A client that reads what is committed, from where it is told to. It can ask for the positions of a group, and is no
+/// member of it.
+pub(super) fn consumer(spec: &config::Kafka, group: &str) -> Result<BaseConsumer<Context>> {
+    create(reading(spec, group), spec, Context)
+}
+
+/// A client that also sees what is not committed.
+pub(super) fn uncommitted(spec: &config::Kafka) -> Result<BaseConsumer<Context>> {
+    let mut client = reading(spec, "fidelio");
+    client.set("isolation.level", "read_uncommitted");
+    create(client, spec, Context)
+}
+
+fn reading(spec: &config::Kafka, group: &str) -> ClientConfig {
+    let mut client = common(spec);
+    client
+        .set("group.id", group)
+        .set("isolation.level", "read_committed")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("enable.partition.eof", "true")
+        // Where the data is not there, somebody is to be told.
+        .set("auto.offset.reset", "error")
+        .set("check.crcs", "true")
+        .set("fetch.wait.max.ms", "100")
+        .set("fetch.queue.backoff.ms", "5")
+        .set("queued.min.messages", "100000")
+        .set("queued.max.messages.kbytes", "16384")
+        .set("fetch.message.max.bytes", spec.max_message_bytes.max(1 << 20).to_string());
+    client
+}
+
+/// A member of a group, to which partitions are given and from which they are taken in the context.
+pub(super) fn member<C: ConsumerContext>(spec: &config::Kafka, group: &str, context: C) -> Result<BaseConsumer<C>> {
+    let mut client = reading(spec, group);
+    client.set("auto.offset.reset", "latest").set("partition.assignment.strategy", "cooperative-sticky");
+    create(client, spec, context)
+}
+
+/// A client that writes in transactions under that id.
+pub(super) fn producer(spec: &config::Kafka, transactional_id: &str) -> Result<BaseProducer<Context>> {
+    let mut client = common(spec);
+    client
+        .set("transactional.id", transactional_id)
+        .set("message.max.bytes", (spec.max_message_bytes + (64 << 10)).to_string())
+        .set("delivery.report.only.error", "true")
+        .set("queue.buffering.max.messages", "0")
+        .set("linger.ms", "1");
+    create(client, spec, Context)
+}
+
+/// Runs what blocks where it may.
+pub(super) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let broke_down = |error: tokio::task::JoinError| Error::Broker {
+        action: "asking the cluster",
+        detail: error.to_string(),
+        passing: false,
+    };
+    tokio::task::spawn_blocking(work).await.map_err(broke_down)?
+}
+
+/// Asks again for a while where the cluster is only about to find its order, as it is after a topic was made or a leader
+/// was lost.
+pub(super) fn waited_out<T>(mut ask: impl FnMut() -> KafkaResult<T>) -> KafkaResult<T> {
+    let started = Instant::now();
+    loop {
+        match ask() {
+            Err(error) if is_passing(&error) && started.elapsed() < PATIENCE => std::thread::sleep(TICK),
+            answer => return answer,
+        }
+    }
+}
+
+/// What an error of librdkafka is to us.
+pub(super) fn failed(action: &'static str) -> impl Fn(KafkaError) -> Error {
+    move |error| Error::Broker { action, detail: text(&error), passing: is_passing(&error) }
+}
+
+/// What it is that the cluster refused.
+pub(super) fn refused(action: &'static str, code: RDKafkaErrorCode, what: &str) -> Error {
+    Error::Broker { action, detail: format!("{what}: {code}"), passing: !is_final(code) }
+}
+
+/// The error in words, without the value of any property, which may be a secret.
+pub(super) fn text(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, detail, name, _) => {
+            let detail = if detail.contains('"') { "it has a value that it cannot have" } else { detail };
+            format!("property {name}: {detail}")
+        }
+        KafkaError::Transaction(error) => format!("{} ({})", error.string(), error.name()),
+        error => match error.rdkafka_error_code() {
+            Some(code) => code.to_string(),
+            None => error.to_string(),
+        },
+    }
+}
+
+/// Whether it may help to try again.
+fn is_passing(error: &KafkaError) -> bool {
+    match error {
+        KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => false,
+        error => error.rdkafka_error_code().is_none_or(|code| !is_final(code)),
+    }
+}
+
+/// Whether the cluster will say the same the next time.
+fn is_final(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::TransactionalIdAuthorizationFailed
+            | Code::Authentication
+            | Code::SaslAuthenticationFailed
+            | Code::UnsupportedSASLMechanism
+            | Code::UnsupportedVersion
+            | Code::InvalidConfig
+            | Code::InvalidReplicationFactor
+            | Code::PolicyViolation
+            | Code::InvalidTopic
+            | Code::InvalidTransactionTimeout
+    )
+}
+
+/// How long one call into librdkafka waits before it is looked after whether it is still wanted.
+pub(super) const TICK: Duration = Duration::from_millis(100);

@@ -1,0 +1,350 @@
+//! A task's lease: what it reads, and its transactions.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message as _;
+use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::types::RDKafkaErrorCode as Code;
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::client::{self, Context, TICK, failed, on_thread, text};
+use super::member::Tasks;
+use super::{PATIENCE, Shared, reader, wire};
+use crate::bus::limit::Budget;
+use crate::bus::{
+    Commit, Error, Group, Lease, Limit, Message, Outgoing, Positions, Result, Resume, Topic, TopicPartition,
+};
+
+/// The longest that a step of a transaction may take; what is open for longer, the cluster itself gives up.
+const TRANSACTION: Duration = Duration::from_secs(60);
+
+/// The right to run a task.
+pub(super) struct KafkaLease {
+    shared: Arc<Shared>,
+    group: Arc<Group>,
+    member: Arc<BaseConsumer<Tasks>>,
+    task: u32,
+    taken: watch::Receiver<bool>,
+    /// There between a resume and the first commit that fails.
+    producer: Option<BaseProducer<Context>>,
+    inputs: Option<Inputs>,
+}
+
+/// The partitions that a task reads.
+struct Inputs {
+    consumer: BaseConsumer<Context>,
+    /// Told when there is something to poll.
+    arrived: Arc<Notify>,
+    partitions: Vec<TopicPartition>,
+    /// Polled, and not given yet.
+    pending: VecDeque<Message>,
+}
+
+impl KafkaLease {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        group: Arc<Group>,
+        member: Arc<BaseConsumer<Tasks>>,
+        task: u32,
+        taken: watch::Receiver<bool>,
+    ) -> Self {
+        Self { shared, group, member, task, taken, producer: None, inputs: None }
+    }
+
+    fn fenced(&self) -> Error {
+        Error::Fenced { group: self.group.name.clone(), task: self.task }
+    }
+
+    /// Whether the task is somebody else's by now, as far as the cluster has said.
+    fn is_taken(&self) -> bool {
+        *self.taken.borrow() || self.taken.has_changed().is_err()
+    }
+
+    /// What keeps a record from being sent. Blocks where a topic is not known yet.
+    fn check(shared: &Shared, outgoing: &[Outgoing], positions: &Positions) -> Result<()> {
+        let there = |at: &TopicPartition| match at.partition < shared.partitions(&at.topic)? {
+            true => Ok(()),
+            false => Err(Error::UnknownPartition(at.clone())),
+        };
+        let limit = shared.spec.max_message_bytes;
+        for Outgoing { to, record } in outgoing {
+            there(to)?;
+            let bytes = record.size_bytes();
+            if bytes > limit {
+                return Err(Error::TooLarge { to: to.clone(), bytes, limit });
+            }
+        }
+        positions.keys().try_for_each(there)
+    }
+}
+
+#[async_trait]
+impl Lease for KafkaLease {
+    fn task(&self) -> u32 {
+        self.task
+    }
+
+    fn again(&self) -> Option<Box<dyn Lease>> {
+        let (shared, group, member) = (self.shared.clone(), self.group.clone(), self.member.clone());
+        Some(Box::new(Self::new(shared, group, member, self.task, self.taken.clone())))
+    }
+
+    async fn resume(&mut self) -> Result<Resume> {
+        (self.producer, self.inputs) = (None, None);
+        if self.is_taken() {
+            return Err(self.fenced());
+        }
+        let (shared, group, task) = (self.shared.clone(), self.group.clone(), self.task);
+        let (producer, inputs, resume) = on_thread(move || start(&shared, &group, task)).await?;
+        (self.producer, self.inputs) = (Some(producer), Some(inputs));
+        Ok(resume)
+    }
+
+    async fn poll(&mut self, limit: Limit, wait: Duration) -> Result<Vec<Message>> {
+        let deadline = Instant::now() + wait;
+        loop {
+            if self.is_taken() {
+                return Err(self.fenced());
+            }
+            let Some(inputs) = &mut self.inputs else { return Err(self.fenced()) };
+            inputs.fill(&self.shared, limit)?;
+            let given = inputs.give(limit);
+            if !given.is_empty() {
+                return Ok(given);
+            }
+            let arrived = inputs.arrived.clone();
+            let woken = async {
+                tokio::select! {
+                    () = arrived.notified() => {}
+                    _ = self.taken.wait_for(|taken| *taken) => {}
+                }
+            };
+            if timeout_at(deadline, woken).await.is_err() {
+                return Ok(Vec::new());
+            }
+        }
+    }
+
+    async fn commit(&mut self, commit: Commit) -> Result<()> {
+        if self.is_taken() {
+            return Err(self.fenced());
+        }
+        // Whoever drops this half way does not know what became of it, so the producer does not come back.
+        let Some(producer) = self.producer.take() else { return Err(self.fenced()) };
+        let (shared, member, fenced) = (self.shared.clone(), self.member.clone(), self.fenced());
+        let checkpoint = self.group.checkpoint.partition(self.task);
+        let producer = on_thread(move || {
+            let (outgoing, positions) = commit.into_records(checkpoint);
+            Self::check(&shared, &outgoing, &positions)?;
+            transaction(&producer, &member, &outgoing, &positions).map_err(|error| match is_fenced(&error) {
+                true => fenced,
+                false => failed("committing")(error),
+            })?;
+            Ok(producer)
+        })
+        .await?;
+        self.producer = Some(producer);
+        Ok(())
+    }
+}
+
+/// Takes the task over from whoever had it, and goes to where its last commit left it. Blocks.
+fn start(shared: &Shared, group: &Group, task: u32) -> Result<(BaseProducer<Context>, Inputs, Resume)> {
+    let producer = client::producer(&shared.spec, &format!("{}.{task}", group.name))?;
+    // Ends what the last one left open, before anything is asked that depends on it.
+    retried(|| producer.init_transactions(PATIENCE)).map_err(failed("taking a task over"))?;
+    let mut consumer = client::consumer(&shared.spec, &group.name)?;
+    let positions = positions(shared, &consumer, group, task)?;
+    let arrived = Arc::new(Notify::new());
+    let notify = arrived.clone();
+    consumer.set_nonempty_callback(move || notify.notify_one());
+    let assigned = offsets(&positions).and_then(|offsets| consumer.assign(&offsets));
+    assigned.map_err(failed("reading a task's inputs"))?;
+    let last = reader::last(shared, &group.checkpoint.partition(task))?;
+    let checkpoint = last.map(|message| message.record.value);
+    let partitions = positions.keys().cloned().collect();
+    let inputs = Inputs { consumer, arrived, partitions, pending: VecDeque::new() };
+    Ok((producer, inputs, Resume { checkpoint, positions, missed: 0 }))
+}
+
+/// From where on the task reads each of its partitions: where the group has committed, or the oldest message. Blocks.
+pub(super) fn positions(
+    shared: &Shared,
+    consumer: &BaseConsumer<Context>,
+    group: &Group,
+    task: u32,
+) -> Result<Positions> {
+    let mut wanted = TopicPartitionList::new();
+    for topic in &group.inputs {
+        if task < shared.partitions(topic)? {
+            wanted.add_partition(topic.as_str(), task as i32);
+        }
+    }
+    if wanted.count() == 0 {
+        return Ok(Positions::new());
+    }
+    let committed = consumer.committed_offsets(wanted, PATIENCE).map_err(failed("looking for a task's positions"))?;
+    let mut positions = Positions::new();
+    for element in committed.elements() {
+        let partition = Topic::new(element.topic()).partition(task);
+        let extent = shared.extent(&partition)?;
+        let offset = match element.offset() {
+            Offset::Offset(offset) => offset.max(0) as u64,
+            _ => extent.start,
+        };
+        if !(extent.start..=extent.end).contains(&offset) {
+            return Err(Error::OutOfRange { partition, offset, extent });
+        }
+        positions.insert(partition, offset);
+    }
+    Ok(positions)
+}
+
+fn offsets(positions: &Positions) -> std::result::Result<TopicPartitionList, KafkaError> {
+    let mut offsets = TopicPartitionList::new();
+    for (at, position) in positions {
+        offsets.add_partition_offset(at.topic.as_str(), at.partition as i32, Offset::Offset(*position as i64))?;
+    }
+    Ok(offsets)
+}
+
+impl Inputs {
+    /// Polls until there is as much as may be given, or nothing more for now.
+    fn fill(&mut self, shared: &Shared, limit: Limit) -> Result<()> {
+        let mut budget = Budget::new(limit);
+        while self.pending.iter().all(|message| budget.take(&message.record)) {
+            match self.consumer.poll(Duration::ZERO) {
+                None => return Ok(()),
+                Some(Ok(message)) => {
+                    let at = self.partitions.iter().find(|at| at.topic.as_str() == message.topic());
+                    self.pending.extend(at.map(|at| wire::record(at, &message)));
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => {}
+                Some(Err(error)) => self.lost(shared, error)?,
+            }
+            budget = Budget::new(limit);
+        }
+        Ok(())
+    }
+
+    fn give(&mut self, limit: Limit) -> Vec<Message> {
+        let mut budget = Budget::new(limit);
+        let mut given = Vec::new();
+        while let Some(message) = self.pending.pop_front_if(|message| budget.take(&message.record)) {
+            given.push(message);
+        }
+        given
+    }
+
+    /// What is wrong with an input. What librdkafka gets over by itself is not.
+    fn lost(&self, shared: &Shared, error: KafkaError) -> Result<()> {
+        match error.rdkafka_error_code() {
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+                let position = self.consumer.position().map_err(failed("reading a task's inputs"))?;
+                for partition in &self.partitions {
+                    let extent = shared.extent(partition)?;
+                    let at = position.find_partition(partition.topic.as_str(), partition.partition as i32);
+                    if let Some(Offset::Offset(offset)) = at.map(|element| element.offset())
+                        && !(extent.start..=extent.end).contains(&(offset.max(0) as u64))
+                    {
+                        return Err(Error::OutOfRange {
+                            partition: partition.clone(),
+                            offset: offset.max(0) as u64,
+                            extent,
+                        });
+                    }
+                }
+                Err(failed("reading a task's inputs")(error))
+            }
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
+                Err(failed("reading a task's inputs")(error))
+            }
+            _ => match failed("reading a task's inputs")(error) {
+                error if error.is_passing() => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+}
+
+/// All records and positions, or none of them.
+fn transaction(
+    producer: &BaseProducer<Context>,
+    member: &BaseConsumer<Tasks>,
+    outgoing: &[Outgoing],
+    positions: &Positions,
+) -> std::result::Result<(), KafkaError> {
+    producer.begin_transaction()?;
+    let done = send(producer, outgoing).and_then(|()| {
+        if let Some(group) = member.group_metadata().filter(|_| !positions.is_empty()) {
+            let offsets = offsets(positions)?;
+            retried(|| producer.send_offsets_to_transaction(&offsets, &group, TRANSACTION))?;
+        }
+        retried(|| producer.commit_transaction(TRANSACTION))
+    });
+    if let Err(error) = &done
+        && requires_abort(error)
+        && let Err(error) = retried(|| producer.abort_transaction(PATIENCE))
+    {
+        // Whoever takes the task over ends the transaction.
+        tracing::debug!(error = text(&error), "a transaction could not be aborted");
+    }
+    done
+}
+
+fn send(producer: &BaseProducer<Context>, outgoing: &[Outgoing]) -> std::result::Result<(), KafkaError> {
+    for outgoing in outgoing {
+        let mut message = wire::message(outgoing);
+        while let Err((error, refused)) = producer.send(message) {
+            if error.rdkafka_error_code() != Some(Code::QueueFull) {
+                return Err(error);
+            }
+            producer.poll(TICK);
+            message = refused;
+        }
+    }
+    Ok(())
+}
+
+/// Does it again for as long as librdkafka says that this is safe.
+fn retried(mut step: impl FnMut() -> std::result::Result<(), KafkaError>) -> std::result::Result<(), KafkaError> {
+    let deadline = std::time::Instant::now() + TRANSACTION;
+    loop {
+        match step() {
+            Err(KafkaError::Transaction(error)) if error.is_retriable() && std::time::Instant::now() < deadline => {
+                std::thread::sleep(TICK);
+            }
+            done => return done,
+        }
+    }
+}
+
+fn requires_abort(error: &KafkaError) -> bool {
+    match error {
+        KafkaError::Transaction(error) => error.txn_requires_abort(),
+        KafkaError::MessageProduction(_) => true,
+        _ => false,
+    }
+}
+
+/// Whether the error says that the task is somebody else's.
+fn is_fenced(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::Fenced
+                | Code::ProducerFenced
+                | Code::InvalidProducerEpoch
+                | Code::IllegalGeneration
+                | Code::UnknownMemberId
+                | Code::FencedInstanceId
+        )
+    )
+}

@@ -1,0 +1,153 @@
+//! Reading a partition without a group, as the tools do and whoever needs a task's last checkpoint.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode as Code;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::client::{self, Context, TICK, failed};
+use super::{PATIENCE, Shared, lock, wire};
+use crate::bus::limit::Budget;
+use crate::bus::{Error, Limit, Message, Result, TopicPartition};
+
+/// Readers that stay open for whoever reads on.
+const OPEN: usize = 16;
+
+/// Open readers, by what they read.
+#[derive(Default)]
+pub(super) struct Readers(Mutex<HashMap<TopicPartition, Reader>>);
+
+struct Reader {
+    consumer: BaseConsumer<Context>,
+    /// Where it reads on.
+    next: u64,
+    /// A message that was more than could be given.
+    held: Option<Message>,
+    /// Whether it is known that there was nothing more.
+    at_end: bool,
+}
+
+/// Messages of a partition; see [`crate::bus::Log::read`]. Blocks.
+pub(super) fn read(
+    shared: &Shared,
+    from: &TopicPartition,
+    offset: u64,
+    limit: Limit,
+    wait: Duration,
+) -> Result<Vec<Message>> {
+    let extent = shared.extent(from)?;
+    if !(extent.start..=extent.end).contains(&offset) {
+        return Err(Error::OutOfRange { partition: from.clone(), offset, extent });
+    }
+    if offset == extent.end && wait.is_zero() {
+        return Ok(Vec::new());
+    }
+    let open = lock(&shared.readers.0).remove(from).filter(|reader| reader.next == offset);
+    let mut reader = match open {
+        // It is not said again that the end is reached, so it is gone to anew.
+        Some(mut reader) if reader.at_end => {
+            reader.go_to(from, offset)?;
+            reader
+        }
+        Some(reader) => reader,
+        None => Reader::open(shared, from, offset)?,
+    };
+    let messages = reader.read(shared, from, limit, wait)?;
+    let mut readers = lock(&shared.readers.0);
+    if readers.len() < OPEN {
+        readers.insert(from.clone(), reader);
+    }
+    Ok(messages)
+}
+
+/// The last message of a partition, if there is one. Blocks.
+pub(super) fn last(shared: &Shared, of: &TopicPartition) -> Result<Option<Message>> {
+    let extent = shared.extent(of)?;
+    // What a transaction leaves behind besides its messages has offsets, too.
+    let mut back = 16;
+    loop {
+        let start = extent.end.saturating_sub(back).max(extent.start);
+        let mut last = None;
+        let mut next = start;
+        while next < extent.end {
+            let limit = Limit { rows: usize::MAX, bytes: usize::MAX };
+            let Some(message) = read(shared, of, next, limit, Duration::ZERO)?.pop() else { break };
+            next = message.offset + 1;
+            last = Some(message);
+        }
+        if last.is_some() || start == extent.start {
+            return Ok(last);
+        }
+        back *= 8;
+    }
+}
+
+impl Reader {
+    fn open(shared: &Shared, from: &TopicPartition, offset: u64) -> Result<Self> {
+        let consumer = client::consumer(&shared.spec, "fidelio")?;
+        let mut reader = Self { consumer, next: offset, held: None, at_end: false };
+        reader.go_to(from, offset)?;
+        Ok(reader)
+    }
+
+    fn go_to(&mut self, from: &TopicPartition, offset: u64) -> Result<()> {
+        let mut place = TopicPartitionList::new();
+        let to = Offset::Offset(offset as i64);
+        let added = place.add_partition_offset(from.topic.as_str(), from.partition as i32, to);
+        added.and_then(|()| self.consumer.assign(&place)).map_err(failed("reading a partition"))?;
+        (self.next, self.held, self.at_end) = (offset, None, false);
+        Ok(())
+    }
+
+    /// Reads until the limit, or until there is nothing more for now.
+    fn read(&mut self, shared: &Shared, from: &TopicPartition, limit: Limit, wait: Duration) -> Result<Vec<Message>> {
+        let started = Instant::now();
+        let mut budget = Budget::new(limit);
+        let mut messages = Vec::new();
+        loop {
+            let message = match self.held.take() {
+                Some(message) => Ok(message),
+                None => match self.consumer.poll(if messages.is_empty() { TICK } else { Duration::ZERO }) {
+                    Some(polled) => polled.map(|message| wire::record(from, &message)),
+                    None if !messages.is_empty() => return Ok(messages),
+                    None if self.at_end && started.elapsed() >= wait => return Ok(messages),
+                    None if !self.at_end && started.elapsed() >= wait.max(PATIENCE) => {
+                        let detail = "there was no answer in time".to_owned();
+                        return Err(Error::Broker { action: "reading a partition", detail, passing: true });
+                    }
+                    None => continue,
+                },
+            };
+            match message {
+                Ok(message) if budget.take(&message.record) => {
+                    self.next = message.offset + 1;
+                    messages.push(message);
+                }
+                Ok(message) => {
+                    self.held = Some(message);
+                    return Ok(messages);
+                }
+                Err(KafkaError::PartitionEOF(_)) => {
+                    self.at_end = true;
+                    if !messages.is_empty() || started.elapsed() >= wait {
+                        return Ok(messages);
+                    }
+                }
+                Err(error) => match error.rdkafka_error_code() {
+                    Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+                        let extent = shared.extent(from)?;
+                        return Err(Error::OutOfRange { partition: from.clone(), offset: self.next, extent });
+                    }
+                    _ => match failed("reading a partition")(error) {
+                        error if error.is_passing() => {}
+                        error => return Err(error),
+                    },
+                },
+            }
+        }
+    }
+}

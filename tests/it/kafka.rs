@@ -1,0 +1,173 @@
+//! Pipelines on a real Kafka: what comes out is what comes out of the embedded log, on one worker or on several, whatever
+//! happens to them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::Rng;
+use proptest::test_runner::TestRunner;
+
+use crate::support::{Running, Scratch, Summary, broker, long, until};
+
+const PIPELINE: &str = r#"
+[pipeline]
+company = "acme"
+namespace = "NAMESPACE"
+BUS
+[stages.orders]
+source = { kind = "file", path = "in.ndjson" }
+key = ["customer"]
+partitions = 4
+[stages.orders.schema]
+id = "bigint not null"
+customer = "text not null"
+amount = "text"
+
+[stages.priced]
+from = ["orders"]
+sql = "SELECT id, customer, CAST(amount AS INT) AS amount FROM orders WHERE id % 10 <> 3"
+format = "json"
+[stages.priced.events]
+Large = "SELECT id FROM priced WHERE amount > 990"
+
+[stages.tripled]
+from = ["priced"]
+sql = "SELECT id, customer, UNNEST([amount, 2 * amount, 3 * amount]) AS amount FROM priced"
+
+[stages.out]
+from = ["tripled"]
+sink = { kind = "file", path = "out/{partition}.ndjson" }
+"#;
+
+fn orders(count: u64) -> String {
+    let line = |id: u64| match id % 89 {
+        7 => format!("{{\"id\":{id},\"customer\":\"c{}\",\"amount\":\"much\"}}\n", id % 50),
+        8 => format!("{{\"id\":{id},\n"),
+        _ => format!("{{\"id\":{id},\"customer\":\"c{}\",\"amount\":\"{}\"}}\n", id % 50, id % 1000),
+    };
+    (0..count).map(line).collect()
+}
+
+/// A pipeline in a namespace of its own; on the shared broker, or on the embedded log.
+fn scratch(name: &str, on_kafka: bool, rows: u64) -> Scratch {
+    let namespace = format!("{name}-{}", std::process::id());
+    let bus = format!(
+        "[bus]\nkind = \"kafka\"\nbrokers = \"{}\"\n[bus.properties]\n\"session.timeout.ms\" = 6000\n\
+         \"heartbeat.interval.ms\" = 1000\n",
+        broker()
+    );
+    let pipeline = PIPELINE.replace("NAMESPACE", &namespace).replace("BUS", if on_kafka { &bus } else { "" });
+    let scratch = Scratch::with(&pipeline);
+    scratch.write("in.ndjson", orders(rows));
+    scratch
+}
+
+/// How often each row is in the sink's files.
+fn written(scratch: &Scratch) -> BTreeMap<String, u32> {
+    let mut rows = BTreeMap::new();
+    for partition in 0..4 {
+        for line in scratch.read(&format!("out/{partition}.ndjson")).lines() {
+            *rows.entry(line.to_owned()).or_default() += 1;
+        }
+    }
+    rows
+}
+
+/// How often each row of a stage is in its topic, as a reader of committed messages sees it.
+fn published(scratch: &Scratch, stage: &str) -> BTreeMap<String, u32> {
+    let output = scratch.fidelio(&["topics", "p.toml", "--json"]);
+    let topics: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let ending = format!(".{stage}.results");
+    let names = topics.iter().filter_map(|topic| topic["topic"].as_str());
+    let topic = names.filter(|name| name.ends_with(&ending)).collect::<Vec<_>>()[0].to_owned();
+    let output = scratch.fidelio(&["tail", &topic, "--pipeline", "p.toml"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut rows = BTreeMap::new();
+    for line in String::from_utf8(output.stdout).unwrap().lines() {
+        *rows.entry(line.to_owned()).or_default() += 1;
+    }
+    rows
+}
+
+#[test]
+fn a_pipeline_gives_on_kafka_what_it_gives_on_the_embedded_log() {
+    let (embedded, kafka) = (scratch("same", false, 20_000), scratch("same", true, 20_000));
+    let expected = embedded.run();
+    let found = kafka.run();
+    found.assert_balanced();
+    assert_eq!(found.counts(), expected.counts());
+    assert_eq!(written(&kafka), written(&embedded));
+    for stage in ["orders", "priced", "tripled"] {
+        assert_eq!(published(&kafka, stage), published(&embedded, stage), "{stage}");
+    }
+    let classes = |scratch: &Scratch| {
+        let mut classes = BTreeMap::<String, u32>::new();
+        for letter in scratch.dead_letters() {
+            *classes.entry(letter["class"].to_string()).or_default() += 1;
+        }
+        classes
+    };
+    assert_eq!(classes(&kafka), classes(&embedded));
+
+    // What was appended since is all that a second run does.
+    for scratch in [&embedded, &kafka] {
+        scratch.write("in.ndjson", orders(21_000));
+    }
+    assert_eq!(kafka.run().counts(), embedded.run().counts());
+    assert_eq!(written(&kafka), written(&embedded));
+}
+
+#[test]
+fn workers_that_are_killed_lose_and_double_nothing() {
+    let rows = if long() { 2_000_000 } else { 300_000 };
+    let undisturbed = scratch("killed", false, rows);
+    let expected = undisturbed.run();
+    let scratch = scratch("killed", true, rows);
+    let start = || Running::start(&mut scratch.command(&["run", "p.toml", "--json"]));
+    let mut random = TestRunner::default();
+    let mut workers = [start(), start()];
+    for _ in 0..if long() { 30 } else { 4 } {
+        std::thread::sleep(Duration::from_millis(500 + u64::from(random.rng().next_u32() % 3500)));
+        let victim = &mut workers[random.rng().next_u32() as usize % 2];
+        victim.0.kill().unwrap();
+        victim.0.wait().unwrap();
+        *victim = start();
+    }
+    for worker in workers.iter_mut() {
+        assert_eq!(worker.0.wait().unwrap().code(), Some(0));
+    }
+    assert_same(&scratch, &undisturbed, &expected);
+}
+
+/// The pipeline has ended as the undisturbed one has.
+fn assert_same(scratch: &Scratch, undisturbed: &Scratch, expected: &Summary) {
+    let found = scratch.run();
+    found.assert_balanced();
+    assert_eq!(found.counts(), expected.counts());
+    assert_eq!(written(scratch), written(undisturbed));
+    for stage in ["orders", "priced", "tripled"] {
+        assert_eq!(published(scratch, stage), published(undisturbed, stage), "{stage}");
+    }
+}
+
+#[test]
+fn a_worker_that_was_frozen_while_others_took_over_changes_nothing_any_more() {
+    let rows = 200_000;
+    let undisturbed = scratch("frozen", false, rows);
+    let expected = undisturbed.run();
+    let scratch = scratch("frozen", true, rows);
+    let start = || Running::start(&mut scratch.command(&["run", "p.toml", "--json"]));
+    let mut frozen = start();
+    until("it has written something", || {
+        (0..4).any(|n| std::fs::metadata(scratch.path(&format!("out/{n}.ndjson"))).is_ok_and(|file| file.len() > 0))
+    });
+    frozen.signal("STOP");
+    let mut other = start();
+    // Longer than the session timeout, so that its tasks are given to the other one.
+    std::thread::sleep(Duration::from_secs(12));
+    frozen.signal("CONT");
+    for worker in [&mut frozen, &mut other] {
+        assert_eq!(worker.0.wait().unwrap().code(), Some(0));
+    }
+    assert_same(&scratch, &undisturbed, &expected);
+}
