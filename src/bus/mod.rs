@@ -350,6 +350,23 @@ pub enum Error {
         /// What is there.
         extent: Extent,
     },
+    /// What a group has still to read is no longer there.
+    #[error(
+        "{partition}: {group} has still to read from offset {wanted} on, and the oldest message that is left is at {first}: \
+             {} messages at most are gone, because retention has deleted them or somebody has made the topic anew. Start over \
+             with another namespace, or set the group to an offset that is there, which loses what was between",
+        .first.saturating_sub(*.wanted)
+    )]
+    Gone {
+        /// The group.
+        group: Arc<str>,
+        /// Where.
+        partition: TopicPartition,
+        /// The offset that it has not dealt with.
+        wanted: u64,
+        /// The oldest offset that is left.
+        first: u64,
+    },
     /// Somebody else was given the task.
     #[error("task {task} of {group} was given to another worker")]
     Fenced {

@@ -199,7 +199,11 @@ pub(super) fn positions(
             Offset::Offset(offset) => offset.max(0) as u64,
             _ => extent.start,
         };
-        if !(extent.start..=extent.end).contains(&offset) {
+        if offset < extent.start {
+            let (group, wanted, first) = (group.name.clone(), offset, extent.start);
+            return Err(Error::Gone { group, partition, wanted, first });
+        }
+        if offset > extent.end {
             return Err(Error::OutOfRange { partition, offset, extent });
         }
         positions.insert(partition, offset);
@@ -219,17 +223,20 @@ impl Inputs {
     /// Polls until there is as much as may be given, or nothing more for now.
     fn fill(&mut self, shared: &Shared, limit: Limit) -> Result<()> {
         let mut budget = Budget::new(limit);
-        while self.pending.iter().all(|message| budget.take(&message.record)) {
+        let mut fits = self.pending.iter().all(|message| budget.take(&message.record));
+        while fits {
             match self.consumer.poll(Duration::ZERO) {
-                None => return Ok(()),
+                None => break,
                 Some(Ok(message)) => {
-                    let at = self.partitions.iter().find(|at| at.topic.as_str() == message.topic());
-                    self.pending.extend(at.map(|at| wire::record(at, &message)));
+                    if let Some(at) = self.partitions.iter().find(|at| at.topic.as_str() == message.topic()) {
+                        let message = wire::record(at, &message);
+                        fits = budget.take(&message.record);
+                        self.pending.push_back(message);
+                    }
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => {}
                 Some(Err(error)) => self.lost(shared, error)?,
             }
-            budget = Budget::new(limit);
         }
         Ok(())
     }

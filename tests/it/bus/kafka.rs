@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fidelio::bus::{
-    Bus, Extent, Group, Limit, Log, Member, Message, Result, Topic, TopicPartition, TopicSpec, kafka::Kafka,
+    Bus, Change, Error, Extent, Group, Limit, Log, Member, Message, Result, Topic, TopicPartition, TopicSpec,
+    kafka::Kafka,
 };
 use fidelio::config;
-use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
+use super::support::{results, stage, writer};
 use super::{Fixture, run};
 use crate::support::broker;
 
@@ -155,4 +159,26 @@ impl Fixture for OnBroker {
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_keeps_every_promise() {
     run(|| Box::new(OnBroker::new())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_whose_messages_are_gone_is_told_so_and_does_not_go_on_elsewhere() {
+    let f = OnBroker::new();
+    let (_feeder, mut feeder, topic) = writer(&f, "feeder").await;
+    let group = stage(&f, "a", &[&topic], 1).await;
+    f.bus().enroll(std::slice::from_ref(&group)).await.unwrap();
+    feeder.commit(results(&topic.partition(0), &["gone"; 10])).await.unwrap();
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", broker()).create().unwrap();
+    let mut before = TopicPartitionList::new();
+    before.add_partition_offset(topic.as_str(), 0, Offset::Offset(7)).unwrap();
+    admin.delete_records(&before, &AdminOptions::new()).await.unwrap();
+    let mut member = f.bus().join(group.clone()).await.unwrap();
+    let Change::Given(mut lease) = member.changed().await.unwrap() else { panic!("it has its task") };
+    let error = lease.resume().await.unwrap_err();
+    assert!(
+        matches!(&error, Error::Gone { partition, wanted: 0, first: 7, .. } if *partition == topic.partition(0)),
+        "{error}"
+    );
+    assert!(!error.is_passing() && error.to_string().contains("7 messages"), "{error}");
 }

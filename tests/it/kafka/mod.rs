@@ -1,6 +1,8 @@
 //! Pipelines on a real Kafka: what comes out is what comes out of the embedded log, on one worker or on several, whatever
 //! happens to them.
 
+mod brokers;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -48,15 +50,16 @@ fn orders(count: u64) -> String {
     (0..count).map(line).collect()
 }
 
-/// A pipeline in a namespace of its own; on the shared broker, or on the embedded log.
-fn scratch(name: &str, on_kafka: bool, rows: u64) -> Scratch {
+/// A pipeline in a namespace of its own; on those brokers, or on the embedded log.
+fn scratch(name: &str, brokers: Option<&str>, rows: u64) -> Scratch {
     let namespace = format!("{name}-{}", std::process::id());
-    let bus = format!(
-        "[bus]\nkind = \"kafka\"\nbrokers = \"{}\"\n[bus.properties]\n\"session.timeout.ms\" = 6000\n\
-         \"heartbeat.interval.ms\" = 1000\n",
-        broker()
-    );
-    let pipeline = PIPELINE.replace("NAMESPACE", &namespace).replace("BUS", if on_kafka { &bus } else { "" });
+    let bus = brokers.map(|brokers| {
+        format!(
+            "[bus]\nkind = \"kafka\"\nbrokers = \"{brokers}\"\n[bus.properties]\n\"session.timeout.ms\" = 6000\n\
+             \"heartbeat.interval.ms\" = 1000\n"
+        )
+    });
+    let pipeline = PIPELINE.replace("NAMESPACE", &namespace).replace("BUS", &bus.unwrap_or_default());
     let scratch = Scratch::with(&pipeline);
     scratch.write("in.ndjson", orders(rows));
     scratch
@@ -71,6 +74,12 @@ fn written(scratch: &Scratch) -> BTreeMap<String, u32> {
         }
     }
     rows
+}
+
+/// How much is in the sink's files so far.
+fn written_bytes(scratch: &Scratch) -> u64 {
+    let size = |n: u32| std::fs::metadata(scratch.path(&format!("out/{n}.ndjson"))).map_or(0, |file| file.len());
+    (0..4).map(size).sum()
 }
 
 /// How often each row of a stage is in its topic, as a reader of committed messages sees it.
@@ -91,7 +100,7 @@ fn published(scratch: &Scratch, stage: &str) -> BTreeMap<String, u32> {
 
 #[test]
 fn a_pipeline_gives_on_kafka_what_it_gives_on_the_embedded_log() {
-    let (embedded, kafka) = (scratch("same", false, 20_000), scratch("same", true, 20_000));
+    let (embedded, kafka) = (scratch("same", None, 20_000), scratch("same", Some(&broker()), 20_000));
     let expected = embedded.run();
     let found = kafka.run();
     found.assert_balanced();
@@ -120,9 +129,9 @@ fn a_pipeline_gives_on_kafka_what_it_gives_on_the_embedded_log() {
 #[test]
 fn workers_that_are_killed_lose_and_double_nothing() {
     let rows = if long() { 2_000_000 } else { 300_000 };
-    let undisturbed = scratch("killed", false, rows);
+    let undisturbed = scratch("killed", None, rows);
     let expected = undisturbed.run();
-    let scratch = scratch("killed", true, rows);
+    let scratch = scratch("killed", Some(&broker()), rows);
     let start = || Running::start(&mut scratch.command(&["run", "p.toml", "--json"]));
     let mut random = TestRunner::default();
     let mut workers = [start(), start()];
@@ -153,14 +162,12 @@ fn assert_same(scratch: &Scratch, undisturbed: &Scratch, expected: &Summary) {
 #[test]
 fn a_worker_that_was_frozen_while_others_took_over_changes_nothing_any_more() {
     let rows = 200_000;
-    let undisturbed = scratch("frozen", false, rows);
+    let undisturbed = scratch("frozen", None, rows);
     let expected = undisturbed.run();
-    let scratch = scratch("frozen", true, rows);
+    let scratch = scratch("frozen", Some(&broker()), rows);
     let start = || Running::start(&mut scratch.command(&["run", "p.toml", "--json"]));
     let mut frozen = start();
-    until("it has written something", || {
-        (0..4).any(|n| std::fs::metadata(scratch.path(&format!("out/{n}.ndjson"))).is_ok_and(|file| file.len() > 0))
-    });
+    until("it has written something", || written_bytes(&scratch) > 0);
     frozen.signal("STOP");
     let mut other = start();
     // Longer than the session timeout, so that its tasks are given to the other one.
