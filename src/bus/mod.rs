@@ -289,6 +289,12 @@ pub trait Lease: Send {
     /// none if there is none by then.
     async fn poll(&mut self, limit: Limit, wait: Duration) -> Result<Vec<Message>>;
 
+    /// Called when nothing came: where there is something behind the task's positions that is no message, they are brought
+    /// past it, so that whoever looks at the group sees that it has dealt with everything.
+    async fn settle(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes a step visible and, as far as the bus was told to, durable: all of it, or none. On a cluster it is seen a
     /// moment after this has returned, and not in all topics at the same instant. When this gives
     /// [`Error::Fenced`], nothing of it happened. After any other error the outcome is unknown and the lease is of no

@@ -141,14 +141,16 @@ impl Checkpoint {
     }
 
     /// Whether a stage can go on from the checkpoint, and the bus would go on from where it was written, for each of the
-    /// partitions that it gives.
-    pub fn agrees_with(&self, stage: &Shape, positions: &Positions) -> Result<(), Error> {
+    /// partitions that it gives. On a shared bus it may go on from further on: past what is no message, or because somebody
+    /// has set the group there.
+    pub fn agrees_with(&self, stage: &Shape, positions: &Positions, shared: bool) -> Result<(), Error> {
         if self.stage.kind != stage.kind || self.stage.from.iter().any(|name| !stage.from.contains(name)) {
             return Err(Error::Edited { was: Box::new(self.stage.clone()), is: Box::new(stage.clone()) });
         }
         for (partition, expected) in &self.positions {
             if let Some(found) = positions.get(partition)
                 && found != expected
+                && !(shared && found > expected)
             {
                 return Err(Error::Positions { partition: partition.clone(), expected: *expected, found: *found });
             }
@@ -208,7 +210,7 @@ mod tests {
             from: from.iter().map(|name| name.to_string()).collect(),
         };
         let checkpoint = Checkpoint { stage: shape("sql", &["a"]), ..Checkpoint::default() };
-        let agrees = |stage: Shape| checkpoint.agrees_with(&stage, &Positions::new()).is_ok();
+        let agrees = |stage: Shape| checkpoint.agrees_with(&stage, &Positions::new(), false).is_ok();
         assert!(agrees(shape("sql", &["a"])) && agrees(shape("sql", &["b", "a"])));
         assert!(!agrees(shape("sql", &["b"])) && !agrees(shape("file sink", &["a"])));
     }
@@ -218,8 +220,9 @@ mod tests {
         let partition = Topic::new("a.b.c.results").partition(0);
         let at = |offset: u64| Positions::from([(partition.clone(), offset)]);
         let checkpoint = Checkpoint { positions: at(7), ..Checkpoint::default() };
-        assert!(checkpoint.agrees_with(&Shape::default(), &at(7)).is_ok());
-        assert!(checkpoint.agrees_with(&Shape::default(), &at(6)).is_err());
+        let agrees = |offset, shared| checkpoint.agrees_with(&Shape::default(), &at(offset), shared).is_ok();
+        assert!(agrees(7, false) && agrees(7, true) && agrees(8, true));
+        assert!(!agrees(6, false) && !agrees(8, false) && !agrees(6, true));
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl Task {
         let resume = self.lease.resume().await?;
         if let Some(checkpoint) = &resume.checkpoint {
             let committed = Checkpoint::decode(checkpoint)?;
-            committed.agrees_with(&self.committed.stage, &resume.positions)?;
+            committed.agrees_with(&self.committed.stage, &resume.positions, self.signals.shared)?;
             self.committed = Checkpoint { stage: self.committed.stage.clone(), ..committed };
         }
         self.committed.positions = resume.positions;
@@ -132,10 +132,10 @@ impl Task {
     /// Gives a sink the chance to write what its output has even without rows, such as the header line of a CSV, and says
     /// to other workers that a source has ended.
     async fn finish(&mut self) -> Result<(), Error> {
-        match self.outlet.is_sink() || self.committed.ended {
-            true => self.write(Encoded::default(), Positions::new()).await,
-            false => Ok(()),
+        if self.outlet.is_sink() || self.committed.ended {
+            self.write(Encoded::default(), Positions::new()).await?;
         }
+        Ok(self.lease.settle().await?)
     }
 
     /// What is next; `None` once nothing comes any more.
@@ -160,7 +160,7 @@ impl Task {
                     return Ok(None);
                 }
                 Polled::Idle if ending => return Ok(None),
-                Polled::Idle => {}
+                Polled::Idle => self.lease.settle().await?,
                 polled => return Ok(Some(polled)),
             }
         }

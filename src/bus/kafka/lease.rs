@@ -35,6 +35,8 @@ pub(super) struct KafkaLease {
     /// There between a resume and the first commit that fails.
     producer: Option<BaseProducer<Context>>,
     inputs: Option<Inputs>,
+    /// The positions that are committed, unless they are known to be at the ends of their partitions.
+    unsettled: Positions,
 }
 
 /// The partitions that a task reads.
@@ -55,7 +57,7 @@ impl KafkaLease {
         task: u32,
         taken: watch::Receiver<bool>,
     ) -> Self {
-        Self { shared, group, member, task, taken, producer: None, inputs: None }
+        Self { shared, group, member, task, taken, producer: None, inputs: None, unsettled: Positions::new() }
     }
 
     fn fenced(&self) -> Error {
@@ -104,6 +106,7 @@ impl Lease for KafkaLease {
         let (shared, group, task) = (self.shared.clone(), self.group.clone(), self.task);
         let (producer, inputs, resume) = on_thread(move || start(&shared, &group, task)).await?;
         (self.producer, self.inputs) = (Some(producer), Some(inputs));
+        self.unsettled = resume.positions.clone();
         Ok(resume)
     }
 
@@ -132,16 +135,31 @@ impl Lease for KafkaLease {
         }
     }
 
+    async fn settle(&mut self) -> Result<()> {
+        if self.unsettled.is_empty() || self.is_taken() {
+            return Ok(());
+        }
+        let (shared, positions) = (self.shared.clone(), std::mem::take(&mut self.unsettled));
+        let ahead = on_thread(move || ahead(&shared, positions)).await?;
+        if ahead.is_empty() { Ok(()) } else { self.transact(Vec::new(), ahead).await }
+    }
+
     async fn commit(&mut self, commit: Commit) -> Result<()> {
         if self.is_taken() {
             return Err(self.fenced());
         }
+        let (outgoing, positions) = commit.into_records(self.group.checkpoint.partition(self.task));
+        self.unsettled.extend(positions.clone());
+        self.transact(outgoing, positions).await
+    }
+}
+
+impl KafkaLease {
+    async fn transact(&mut self, outgoing: Vec<Outgoing>, positions: Positions) -> Result<()> {
         // Whoever drops this half way does not know what became of it, so the producer does not come back.
         let Some(producer) = self.producer.take() else { return Err(self.fenced()) };
         let (shared, member, fenced) = (self.shared.clone(), self.member.clone(), self.fenced());
-        let checkpoint = self.group.checkpoint.partition(self.task);
         let producer = on_thread(move || {
-            let (outgoing, positions) = commit.into_records(checkpoint);
             Self::check(&shared, &outgoing, &positions)?;
             transaction(&producer, &member, &outgoing, &positions).map_err(|error| match is_fenced(&error) {
                 true => fenced,
@@ -209,6 +227,20 @@ pub(super) fn positions(
         positions.insert(partition, offset);
     }
     Ok(positions)
+}
+
+/// Of the positions behind which there is no message, those that are not at the end of their partition, brought there.
+/// Blocks.
+fn ahead(shared: &Shared, positions: Positions) -> Result<Positions> {
+    let mut ahead = Positions::new();
+    for (partition, position) in positions {
+        let end = shared.extent(&partition)?.end;
+        let limit = Limit { rows: 1, bytes: 0 };
+        if end > position && reader::read(shared, &partition, position, limit, Duration::ZERO)?.is_empty() {
+            ahead.insert(partition, end);
+        }
+    }
+    Ok(ahead)
 }
 
 fn offsets(positions: &Positions) -> std::result::Result<TopicPartitionList, KafkaError> {

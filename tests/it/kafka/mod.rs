@@ -4,6 +4,7 @@
 mod brokers;
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::time::Duration;
 
 use proptest::prelude::Rng;
@@ -117,6 +118,19 @@ fn a_pipeline_gives_on_kafka_what_it_gives_on_the_embedded_log() {
         classes
     };
     assert_eq!(classes(&kafka), classes(&embedded));
+
+    // Kafka's own tool sees that nothing is left to do.
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kafka/broker");
+    let arguments = ["tool", "consumer-groups", "--bootstrap-server", &broker(), "--describe", "--all-groups"];
+    let groups = Command::new(script).args(arguments).output().unwrap();
+    let prefix = format!("acme.same-{}.", std::process::id());
+    let groups = String::from_utf8(groups.stdout).unwrap();
+    let lags: Vec<&str> = groups
+        .lines()
+        .filter(|line| line.starts_with(&prefix) && line.contains(".results"))
+        .map(|line| line.split_whitespace().nth(5).unwrap())
+        .collect();
+    assert_eq!(lags, ["0"; 12], "{groups}");
 
     // What was appended since is all that a second run does.
     for scratch in [&embedded, &kafka] {
