@@ -1,8 +1,6 @@
 //! Pipelines on a real Kafka: what comes out is what comes out of the embedded log, on one worker or on several, whatever
 //! happens to them.
 
-mod brokers;
-
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
