@@ -6,13 +6,13 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::PATIENCE;
-use crate::bus::{Error, Result};
+use super::{FRAMING_BYTES, PATIENCE};
+use crate::bus::{Error, Extent, Result, TopicPartition};
 use crate::config;
 
 /// Writes the log of a client to ours.
@@ -128,7 +128,7 @@ pub(super) fn producer(spec: &config::Kafka, transactional_id: &str) -> Result<B
     let mut client = common(spec);
     client
         .set("transactional.id", transactional_id)
-        .set("message.max.bytes", (spec.max_message_bytes + (64 << 10)).to_string())
+        .set("message.max.bytes", (spec.max_message_bytes + FRAMING_BYTES).to_string())
         .set("delivery.report.only.error", "true")
         .set("queue.buffering.max.messages", "0")
         .set("linger.ms", "1");
@@ -145,9 +145,16 @@ pub(super) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T
     tokio::task::spawn_blocking(work).await.map_err(broke_down)?
 }
 
+/// What is there of a partition, as far as the asker sees it. Blocks.
+pub(super) fn extent(asker: &BaseConsumer<Context>, of: &TopicPartition) -> Result<Extent> {
+    let look = || asker.fetch_watermarks(of.topic.as_str(), of.partition as i32, PATIENCE);
+    let (start, end) = waited_out(look).map_err(failed("looking for the end of a partition"))?;
+    Ok(Extent { start: start.max(0) as u64, end: end.max(0) as u64 })
+}
+
 /// Asks again for a while where the cluster is only about to find its order, as it is after a topic was made or a leader
 /// was lost.
-pub(super) fn waited_out<T>(mut ask: impl FnMut() -> KafkaResult<T>) -> KafkaResult<T> {
+fn waited_out<T>(mut ask: impl FnMut() -> KafkaResult<T>) -> KafkaResult<T> {
     let started = Instant::now();
     loop {
         match ask() {

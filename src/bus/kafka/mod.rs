@@ -35,6 +35,8 @@ use crate::config;
 
 /// How long a request that changes nothing may take before the cluster counts as not reachable.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// What a message takes of the cluster's limits besides key, value and headers, at most.
+const FRAMING_BYTES: usize = 64 << 10;
 
 /// A cluster, as a pipeline uses it. Nothing is asked of it before it is used.
 pub struct Kafka {
@@ -87,9 +89,7 @@ impl Shared {
 
     /// The offset after the last message of a partition, committed or not. Blocks.
     fn uncommitted_end(&self, of: &TopicPartition) -> Result<u64> {
-        let look = || self.uncommitted.fetch_watermarks(of.topic.as_str(), of.partition as i32, PATIENCE);
-        let (_, end) = client::waited_out(look).map_err(failed("looking for the end of a partition"))?;
-        Ok(end.max(0) as u64)
+        Ok(client::extent(&self.uncommitted, of)?.end)
     }
 
     /// What is there of a partition, up to the last committed message. Blocks.
@@ -97,9 +97,7 @@ impl Shared {
         if of.partition >= self.partitions(&of.topic)? {
             return Err(Error::UnknownPartition(of.clone()));
         }
-        let look = || self.asker.fetch_watermarks(of.topic.as_str(), of.partition as i32, PATIENCE);
-        let (start, end) = client::waited_out(look).map_err(failed("looking for the end of a partition"))?;
-        Ok(Extent { start: start.max(0) as u64, end: end.max(0) as u64 })
+        client::extent(&self.asker, of)
     }
 }
 

@@ -7,7 +7,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::types::{RDKafkaErrorCode as Code, RDKafkaRespErr};
 
 use super::client::{self, Context, TICK, failed, on_thread};
-use super::{PATIENCE, Shared, lock};
+use super::{FRAMING_BYTES, PATIENCE, Shared, lock};
 use crate::bus::{Cleanup, Error, Result, Topic, TopicSpec};
 use crate::config;
 
@@ -50,7 +50,7 @@ fn settings(bus: &config::Kafka, spec: &TopicSpec) -> Vec<(&'static str, String)
             ("retention.bytes", bytes.map_or("-1".to_owned(), |bytes| bytes.to_string())),
         ],
     };
-    settings.push(("max.message.bytes", (bus.max_message_bytes + (64 << 10)).to_string()));
+    settings.push(("max.message.bytes", (bus.max_message_bytes + FRAMING_BYTES).to_string()));
     settings.extend(bus.min_insync_replicas.map(|replicas| ("min.insync.replicas", replicas.to_string())));
     settings
 }
