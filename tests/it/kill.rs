@@ -87,8 +87,7 @@ fn a_pipeline_that_is_killed_again_and_again_ends_as_one_that_never_was() {
             let mut run = Running::start(&mut disturbed.command(&["run", "p.toml", "--json"]));
             let pause = Duration::from_micros(u64::from(runner.rng().next_u32()) % 900_000);
             std::thread::sleep(pause);
-            run.0.kill().unwrap();
-            let status = run.0.wait().unwrap();
+            let status = run.kill();
             if status.success() {
                 break;
             }

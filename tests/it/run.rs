@@ -1,12 +1,11 @@
 //! `fidelio run` as a user meets it: the example, a second run, parts of a pipeline, standard input, signals, HTTP.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::process::Stdio;
 
 use serde_json::json;
 
-use crate::support::{Running, Scratch, Summary, text, until};
+use crate::support::{Running, Scratch, Summary, get, text, until};
 
 const CHAIN: &str = r#"
 [pipeline]
@@ -244,11 +243,7 @@ fn a_worker_that_follows_a_file_drains_and_ends_well_on_sigterm() {
     file.write_all(numbers(1000, 2000).as_bytes()).unwrap();
     until("the others are out", || scratch.read("out.ndjson").lines().count() == 1000);
     run.terminate();
-    let status = run.0.wait().unwrap();
-    assert_eq!(status.code(), Some(0));
-    let mut json = String::new();
-    run.0.stdout.take().unwrap().read_to_string(&mut json).unwrap();
-    let summary = Summary(serde_json::from_str(&json).unwrap());
+    let summary = Summary(serde_json::from_str(&run.ended_well()).unwrap());
     summary.assert_balanced();
     assert_eq!(summary.of("numbers", "rows_in"), 2000);
 }
@@ -294,15 +289,7 @@ fn a_running_worker_is_seen_over_http_and_beside_it() {
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0]["value"], "not a number");
     run.terminate();
-    assert_eq!(run.0.wait().unwrap().code(), Some(0));
-}
-
-fn get(address: &str, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: fidelio\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    run.ended_well();
 }
 
 #[test]
@@ -313,9 +300,9 @@ fn a_worker_that_keeps_running_ends_on_sigterm_only() {
     until("all rows are out", || {
         scratch.path("out.ndjson").exists() && scratch.read("out.ndjson").lines().count() == 50
     });
-    assert_eq!(run.0.try_wait().unwrap(), None);
+    assert!(run.is_running());
     run.terminate();
-    assert_eq!(run.0.wait().unwrap().code(), Some(0));
+    run.ended_well();
 }
 
 #[test]

@@ -2,9 +2,12 @@
 //! directory afterwards.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
 use std::time::Duration;
 
 use fidelio::bus::embedded::Reader;
@@ -139,24 +142,56 @@ impl Summary {
     }
 }
 
-/// A process that is killed when the test ends.
-pub struct Running(pub Child);
+/// A process that is killed when the test ends. What it says on its standard error is read all the time, as a process that
+/// is not listened to comes to a halt, and shown if the test fails.
+pub struct Running {
+    child: Child,
+    lines: Receiver<String>,
+    said: Vec<String>,
+}
 
 impl Running {
     pub fn start(command: &mut Command) -> Self {
-        Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Self { child, lines, said: Vec::new() }
     }
 
-    /// The first line of its standard error that holds the text.
+    /// The next line of its standard error that holds the text.
     pub fn wait_for_log(&mut self, text: &str) -> String {
-        let stderr = self.0.stderr.as_mut().unwrap();
-        let mut lines = BufReader::new(stderr).lines();
         loop {
-            let line = lines.next().unwrap_or_else(|| panic!("ended without saying {text:?}")).unwrap();
+            let line = self.lines.recv().unwrap_or_else(|_| panic!("ended without saying {text:?}"));
+            self.said.push(line.clone());
             if line.contains(text) {
                 return line;
             }
         }
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for it to end by itself.
+    pub fn ended(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    /// Waits for it to end well, and gives its standard output.
+    pub fn ended_well(&mut self) -> String {
+        let mut output = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+        assert_eq!(self.ended().code(), Some(0));
+        output
+    }
+
+    /// Kills it, if it still runs, and gives how it ended.
+    pub fn kill(&mut self) -> ExitStatus {
+        self.child.kill().unwrap();
+        self.ended()
     }
 
     /// Sends SIGTERM.
@@ -166,22 +201,39 @@ impl Running {
 
     /// Sends the signal of that name.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.0.id().to_string()]).status().unwrap();
-        assert!(status.success());
+        send_signal(self.child.id(), name);
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            self.said.extend(self.lines.iter());
+            eprintln!("process {} said:\n{}\n", self.child.id(), self.said.join("\n"));
+        }
     }
+}
+
+/// Sends a process the signal of that name.
+pub fn send_signal(pid: u32, name: &str) {
+    assert!(Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap().success());
 }
 
 /// NDJSON as JSON.
 pub fn lines(text: &[u8]) -> Vec<Value> {
     String::from_utf8(text.to_vec()).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The answer of an HTTP endpoint, with its head.
+pub fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: fidelio\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 /// Waits until the condition holds, by asking again and again.

@@ -9,10 +9,11 @@ use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
+use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::{FRAMING_BYTES, PATIENCE};
-use crate::bus::{Error, Extent, Result, TopicPartition};
+use crate::bus::{Error, Extent, Result, Topic, TopicPartition};
 use crate::config;
 
 /// Writes the log of a client to ours.
@@ -90,9 +91,10 @@ pub(super) fn consumer(spec: &config::Kafka, group: &str) -> Result<BaseConsumer
     create(reading(spec, group), spec, Context)
 }
 
-/// A client that also sees what is not committed.
-pub(super) fn uncommitted(spec: &config::Kafka) -> Result<BaseConsumer<Context>> {
-    let mut client = reading(spec, "fidelio");
+/// A client that also sees what is not committed; and it is told the positions that the group has committed, where one
+/// that reads what is committed is not told any as long as a transaction over them is open.
+pub(super) fn uncommitted(spec: &config::Kafka, group: &str) -> Result<BaseConsumer<Context>> {
+    let mut client = reading(spec, group);
     client.set("isolation.level", "read_uncommitted");
     create(client, spec, Context)
 }
@@ -150,6 +152,22 @@ pub(super) fn extent(asker: &BaseConsumer<Context>, of: &TopicPartition) -> Resu
     let look = || asker.fetch_watermarks(of.topic.as_str(), of.partition as i32, PATIENCE);
     let (start, end) = waited_out(look).map_err(failed("looking for the end of a partition"))?;
     Ok(Extent { start: start.max(0) as u64, end: end.max(0) as u64 })
+}
+
+/// The positions that a group has committed in these partitions; `None` where it has none. Blocks.
+pub(super) fn committed(
+    asker: &BaseConsumer<Context>,
+    partitions: TopicPartitionList,
+    patience: Duration,
+) -> Result<Vec<(TopicPartition, Option<u64>)>> {
+    let failed = failed("looking for a group's positions");
+    let found = asker.committed_offsets(partitions, patience).map_err(&failed)?;
+    let position = |element: TopicPartitionListElem<'_>| {
+        element.error().map_err(&failed)?;
+        let at = Topic::new(element.topic()).partition(element.partition().max(0) as u32);
+        Ok((at, element.offset().to_raw().and_then(|offset| u64::try_from(offset).ok())))
+    };
+    found.elements().into_iter().map(position).collect()
 }
 
 /// Asks again for a while where the cluster is only about to find its order, as it is after a topic was made or a leader

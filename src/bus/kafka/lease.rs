@@ -18,9 +18,7 @@ use super::client::{self, Context, TICK, failed, on_thread, text};
 use super::member::Tasks;
 use super::{PATIENCE, Shared, reader, wire};
 use crate::bus::limit::Budget;
-use crate::bus::{
-    Commit, Error, Group, Lease, Limit, Message, Outgoing, Positions, Result, Resume, Topic, TopicPartition,
-};
+use crate::bus::{Commit, Error, Group, Lease, Limit, Message, Outgoing, Positions, Result, Resume, TopicPartition};
 
 /// The longest that a step of a transaction may take; what is open for longer, the cluster itself gives up.
 const TRANSACTION: Duration = Duration::from_secs(60);
@@ -208,15 +206,10 @@ pub(super) fn positions(
     if wanted.count() == 0 {
         return Ok(Positions::new());
     }
-    let committed = consumer.committed_offsets(wanted, PATIENCE).map_err(failed("looking for a task's positions"))?;
     let mut positions = Positions::new();
-    for element in committed.elements() {
-        let partition = Topic::new(element.topic()).partition(task);
+    for (partition, committed) in client::committed(consumer, wanted, PATIENCE)? {
         let extent = shared.extent(&partition)?;
-        let offset = match element.offset() {
-            Offset::Offset(offset) => offset.max(0) as u64,
-            _ => extent.start,
-        };
+        let offset = committed.unwrap_or(extent.start);
         if offset < extent.start {
             let (group, wanted, first) = (group.name.clone(), offset, extent.start);
             return Err(Error::Gone { group, partition, wanted, first });

@@ -65,7 +65,7 @@ impl Kafka {
     pub fn new(spec: config::Kafka) -> Result<Self> {
         let admin = client::admin(&spec)?;
         let asker = client::consumer(&spec, "fidelio")?;
-        let uncommitted = client::uncommitted(&spec)?;
+        let uncommitted = client::uncommitted(&spec, "fidelio")?;
         let (partitions, readers, members) = (Mutex::default(), Readers::default(), Mutex::default());
         Ok(Self { shared: Arc::new(Shared { spec, admin, asker, uncommitted, partitions, readers, members }) })
     }
@@ -197,9 +197,9 @@ impl Bus for Kafka {
 
 /// Whether there is nothing behind a group's positions, neither what is committed nor what may still be. Blocks.
 fn is_drained(shared: &Shared, group: &Group) -> Result<bool> {
-    let consumer = client::consumer(&shared.spec, &group.name)?;
+    let asker = client::uncommitted(&shared.spec, &group.name)?;
     for task in 0..group.tasks {
-        for (partition, position) in lease::positions(shared, &consumer, group, task)? {
+        for (partition, position) in lease::positions(shared, &asker, group, task)? {
             let end = shared.extent(&partition)?.end;
             if shared.uncommitted_end(&partition)? != end {
                 return Ok(false);
@@ -215,24 +215,48 @@ fn is_drained(shared: &Shared, group: &Group) -> Result<bool> {
 
 /// Gives a group that nobody runs a position in each partition in which it has none: the oldest message. Blocks.
 fn enroll(shared: &Shared, group: &Group) -> Result<()> {
-    let consumer = client::consumer(&shared.spec, &group.name)?;
+    let asker = client::uncommitted(&shared.spec, &group.name)?;
     let mut wanted = TopicPartitionList::new();
     for topic in &group.inputs {
         wanted.add_partition_range(topic.as_str(), 0, shared.partitions(topic)?.saturating_sub(1) as i32);
     }
-    let committed = consumer.committed_offsets(wanted, PATIENCE).map_err(failed("looking for a group's positions"))?;
-    let mut missing = TopicPartitionList::new();
-    for element in committed.elements().iter().filter(|element| element.offset() == Offset::Invalid) {
+    let mut missing = without_position(&asker, wanted, PATIENCE)?;
+    if missing.count() > 0 {
+        // A first position that an open transaction is about to bring must not be overtaken. Where that is why there is no
+        // answer, the group has begun.
+        let stable = client::consumer(&shared.spec, &group.name)?;
+        missing = match without_position(&stable, missing, PATIENCE / 5) {
+            Err(error) if error.is_passing() => return Ok(()),
+            answer => answer?,
+        };
+    }
+    for mut element in missing.elements() {
         let start = shared.extent(&Topic::new(element.topic()).partition(element.partition() as u32))?.start;
-        let added = missing.add_partition_offset(element.topic(), element.partition(), Offset::Offset(start as i64));
-        added.map_err(failed("giving a group its first positions"))?;
+        element.set_offset(Offset::Offset(start as i64)).map_err(failed(FIRST_POSITIONS))?;
     }
     if missing.count() == 0 {
         return Ok(());
     }
-    match consumer.commit(&missing, CommitMode::Sync) {
+    match asker.commit(&missing, CommitMode::Sync) {
         // Somebody runs it, who commits positions of their own.
         Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownMemberId) => Ok(()),
-        committed => committed.map_err(failed("giving a group its first positions")),
+        committed => committed.map_err(failed(FIRST_POSITIONS)),
     }
+}
+
+const FIRST_POSITIONS: &str = "giving a group its first positions";
+
+/// Of these partitions those in which the group has no position.
+fn without_position(
+    asker: &BaseConsumer<Context>,
+    partitions: TopicPartitionList,
+    patience: Duration,
+) -> Result<TopicPartitionList> {
+    let mut missing = TopicPartitionList::new();
+    for (at, committed) in client::committed(asker, partitions, patience)? {
+        if committed.is_none() {
+            missing.add_partition(at.topic.as_str(), at.partition as i32);
+        }
+    }
+    Ok(missing)
 }

@@ -13,6 +13,7 @@ use fidelio::config;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::support::{results, stage, writer};
@@ -181,4 +182,32 @@ async fn a_group_whose_messages_are_gone_is_told_so_and_does_not_go_on_elsewhere
         "{error}"
     );
     assert!(!error.is_passing() && error.to_string().contains("7 messages"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_position_that_a_transaction_is_about_to_bring_is_not_overtaken() {
+    let f = OnBroker::new();
+    let (_feeder, mut feeder, topic) = writer(&f, "feeder").await;
+    let group = stage(&f, "a", &[&topic], 1).await;
+    feeder.commit(results(&topic.partition(0), &["row"; 10])).await.unwrap();
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", broker())
+        .set("transactional.id", format!("{}.0", group.name))
+        .create()
+        .unwrap();
+    let mut client = ClientConfig::new();
+    let consumer: BaseConsumer =
+        client.set("bootstrap.servers", broker()).set("group.id", &*group.name).create().unwrap();
+    let mut positions = TopicPartitionList::new();
+    positions.add_partition_offset(topic.as_str(), 0, Offset::Offset(5)).unwrap();
+    producer.init_transactions(PATIENCE).unwrap();
+    producer.begin_transaction().unwrap();
+    let metadata = consumer.group_metadata().unwrap();
+    producer.send_offsets_to_transaction(&positions, &metadata, PATIENCE).unwrap();
+    f.bus().enroll(std::slice::from_ref(&group)).await.unwrap();
+    producer.commit_transaction(PATIENCE).unwrap();
+
+    let mut member = f.bus().join(group).await.unwrap();
+    let Change::Given(mut lease) = member.changed().await.unwrap() else { panic!("it has its task") };
+    assert_eq!(lease.resume().await.unwrap().positions, [(topic.partition(0), 5)].into());
 }

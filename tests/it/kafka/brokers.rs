@@ -1,0 +1,77 @@
+//! What happens to the brokers: they are killed, stopped and started again while a pipeline runs.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::{assert_same, scratch, written_bytes};
+use crate::support::{Running, long, send_signal, until};
+
+/// Brokers that are a test's own.
+struct Brokers {
+    dir: TempDir,
+    servers: String,
+}
+
+impl Brokers {
+    fn start(count: u32) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut brokers = Self { dir, servers: String::new() };
+        brokers.servers = brokers.script(&["start"], &[&count.to_string()]);
+        brokers
+    }
+
+    fn script(&self, before: &[&str], after: &[&str]) -> String {
+        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/kafka/broker");
+        let output = Command::new(script).args(before).arg(self.dir.path()).args(after).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    fn signal(&self, number: u32, name: &str) {
+        let pid = std::fs::read_to_string(self.dir.path().join(format!("{number}/pid"))).unwrap();
+        send_signal(pid.trim().parse().unwrap(), name);
+    }
+
+    fn run(&self, number: u32) {
+        self.script(&["run"], &[&number.to_string()]);
+    }
+}
+
+impl Drop for Brokers {
+    fn drop(&mut self) {
+        self.script(&["stop"], &[]);
+    }
+}
+
+/// Kills or stops one broker after the other while a worker runs, and starts each again a little later.
+fn disturb(name: &str, count: u32, rounds: u32, rows: u64) {
+    let undisturbed = scratch(name, None, rows);
+    let expected = undisturbed.run();
+    let brokers = Brokers::start(count);
+    let scratch = scratch(name, Some(&brokers.servers), rows);
+    let mut worker = Running::start(&mut scratch.command(&["run", "p.toml", "--json"]));
+    let mut seen = 0;
+    for round in 0..rounds {
+        until("something more is written", || written_bytes(&scratch) > seen || !worker.is_running());
+        let victim = round % count + 1;
+        brokers.signal(victim, if round % 2 == 0 { "KILL" } else { "TERM" });
+        std::thread::sleep(Duration::from_secs(3));
+        seen = written_bytes(&scratch);
+        brokers.run(victim);
+    }
+    worker.ended_well();
+    assert_same(&scratch, &undisturbed, &expected);
+}
+
+#[test]
+fn a_broker_that_dies_in_the_middle_of_transactions_costs_nothing() {
+    if long() { disturb("broker", 1, 6, 2_000_000) } else { disturb("broker", 1, 2, 300_000) }
+}
+
+#[test]
+fn leaders_that_die_one_after_the_other_cost_nothing() {
+    if long() { disturb("leaders", 3, 10, 2_000_000) } else { disturb("leaders", 3, 3, 200_000) }
+}
