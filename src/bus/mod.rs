@@ -238,6 +238,11 @@ pub trait Bus: Log {
     /// any longer. Of one that does not exist there is nothing to forget.
     async fn forget(&self, group: &str) -> Result<()>;
 
+    /// Whether it can be reached now; says so within seconds.
+    async fn answers(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether workers on several machines share it, so that what one of them sees of its own tasks says nothing about the
     /// others.
     fn is_shared(&self) -> bool {

@@ -5,7 +5,6 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -96,10 +95,8 @@ async fn run_pipeline(
     signals: (Signal, Signal),
 ) -> Result<(), Box<dyn std::error::Error>> {
     let registry = Arc::new(Registry::default());
-    let ready = Arc::new(AtomicBool::new(false));
     if let Some(at) = args.http {
-        let endpoints = http::Endpoints { registry: registry.clone(), ready: ready.clone() };
-        let served = http::serve(at, endpoints).await;
+        let served = http::serve(at, registry.clone()).await;
         let (at, _) = served.map_err(|error| format!("--http: {at} cannot be listened on: {error}"))?;
         tracing::info!("serving http://{at}/metrics");
     }
@@ -112,8 +109,8 @@ async fn run_pipeline(
         drain: Duration::from_secs(args.drain_seconds),
         dir: pipeline.dir.clone(),
     };
-    let worker = Worker::start(bus, topology.clone(), registry, options).await?;
-    ready.store(true, Ordering::Relaxed);
+    let worker = Worker::start(bus, topology.clone(), registry.clone(), options).await?;
+    registry.health().started();
     tokio::spawn(stop_on(signals, worker.stop()));
     let bars = std::io::stderr().is_terminal().then(|| progress::show(&topology, worker.meters(), &args.stages));
     let outcome = worker.finished().await;

@@ -4,10 +4,11 @@
 //! at least once, where a file is exactly once.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Position, Result, Sink, position};
@@ -88,7 +89,7 @@ impl<W: Write + Send + 'static> Sink for StdoutSink<W> {
 }
 
 fn write_all(output: &Mutex<impl Write>, rows: &[u8]) -> io::Result<()> {
-    let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut output = output.lock();
     fault::point("sink.write")?;
     output.write_all(rows)?;
     fault::point("sink.write.done")?;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -109,8 +109,9 @@ impl RunningStage {
         self.meters.add(&name, meter.clone());
         let (plan, signals) = (self.plan.clone(), self.signals.clone());
         let handle = self.tasks.spawn(async move {
+            // Also where the task is taken away.
+            let meter = scopeguard::guard(meter, |meter| meter.ended());
             let outcome = run(&plan, lease, signals, &meter).await;
-            meter.ended();
             outcome.map_err(|error| Error::Task { stage: name, task: number, error })
         });
         self.by_number.insert(number, handle);
@@ -118,17 +119,38 @@ impl RunningStage {
 }
 
 /// Runs a task to its end, again and again from its last commit where a failure may pass.
-async fn run(plan: &Plan, lease: Box<dyn Lease>, signals: Signals, meter: &Arc<Meter>) -> Result<(), TaskError> {
-    let (mut lease, mut backoff) = (lease, *BACKOFF.start());
+async fn run(
+    plan: &Plan,
+    mut lease: Box<dyn Lease>,
+    mut signals: Signals,
+    meter: &Arc<Meter>,
+) -> Result<(), TaskError> {
+    let mut backoff = *BACKOFF.start();
     loop {
-        let next = lease.again();
-        let failed = match (plan.task(lease, signals.clone(), meter.clone()).run().await, next) {
-            (Err(error), Some(next)) if error.is_passing() && !signals.draining() => (error, next),
+        let (again, started) = (lease.again(), Instant::now());
+        let (error, next) = match (plan.task(lease, signals.clone(), meter.clone()).run().await, again) {
+            (Err(error), Some(next)) if error.is_passing() => (error, next),
             (outcome, _) => return outcome,
         };
-        tracing::warn!(stage = %plan.stage.name, task = failed.1.task(), error = %failed.0, "the task goes on from its last commit");
-        tokio::time::sleep(backoff).await;
+        let (stage, task) = (&plan.stage.name, next.task());
+        if signals.draining() {
+            // Whoever runs the task next goes on from there.
+            tracing::info!(%stage, task, %error, "the task ends with its last commit");
+            return Ok(());
+        }
+        if started.elapsed() > *BACKOFF.end() {
+            backoff = *BACKOFF.start();
+        }
+        if meter.failed(&error) {
+            tracing::warn!(%stage, task, %error, "the task goes on from its last commit");
+        } else {
+            tracing::debug!(%stage, task, %error, "the task goes on from its last commit");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff) => {}
+            () = signals.changed() => {}
+        }
         backoff = (backoff * 2).min(*BACKOFF.end());
-        lease = failed.1;
+        lease = next;
     }
 }

@@ -126,6 +126,7 @@ impl Worker {
         let topics = topology.stages.iter().flat_map(|stage| &stage.topics).map(|spec| spec.topic.clone()).collect();
         let mut upkeep = JoinSet::new();
         upkeep.spawn(telemetry::upkeep(registry.clone(), bus.clone(), topics));
+        upkeep.spawn(telemetry::watch(registry.clone(), bus.clone()));
         let (phase, listen) = watch::channel(Phase::Running);
         let meters = Arc::new(Meters::default());
         let mut ended: HashMap<Arc<str>, watch::Receiver<bool>> = HashMap::new();

@@ -1,14 +1,17 @@
 //! How a task reports what it does: to the metrics, and to whoever watches the run.
 
+use std::error::Error;
 use std::ops::AddAssign;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
+use parking_lot::Mutex;
 
 use crate::bus::Micros;
 use crate::connector::InputBytes;
 use crate::fidelity::Counts;
+use crate::telemetry::Health;
 use crate::telemetry::metrics::{Registry, TaskMetrics};
 
 /// The longest lag that is told apart from longer ones: a day, in microseconds.
@@ -18,6 +21,9 @@ const LONGEST_MICROS: u64 = 24 * 60 * 60 * 1_000_000;
 pub struct Meter {
     metrics: TaskMetrics,
     seen: Mutex<Seen>,
+    health: Arc<Health>,
+    /// The task, as people are told of it.
+    name: String,
 }
 
 /// What was seen of a task so far.
@@ -36,13 +42,19 @@ pub struct Seen {
 impl Meter {
     /// The report of a task that has not started.
     pub fn new(registry: &Registry, pipeline: &str, stage: &str, task: u32) -> Self {
-        Self { metrics: registry.task(pipeline, stage, task), seen: Mutex::new(Seen::default()) }
+        Self {
+            metrics: registry.task(pipeline, stage, task),
+            seen: Mutex::new(Seen::default()),
+            health: registry.health().clone(),
+            name: format!("task {task} of stage {stage}"),
+        }
     }
 
     /// The task starts, had counted this before, and has so much of its input to read.
     pub(crate) fn resumed(&self, total: Counts, input: Option<InputBytes>) {
         self.metrics.up.set(1.0);
-        let mut seen = self.lock();
+        self.health.well(&self.name);
+        let mut seen = self.seen.lock();
         seen.total = total;
         seen.input = input;
     }
@@ -60,7 +72,7 @@ impl Meter {
         metrics.lag.record(lag as f64 / 1e6);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         metrics.last_commit.set(now.as_secs_f64());
-        let mut seen = self.lock();
+        let mut seen = self.seen.lock();
         seen.total += step;
         seen.run += step;
         seen.input = input;
@@ -70,18 +82,22 @@ impl Meter {
         }
     }
 
-    /// The task has ended.
+    /// The task has failed, and will go on from its last commit. Gives whether that is news.
+    pub(crate) fn failed(&self, error: &dyn Error) -> bool {
+        self.metrics.up.set(0.0);
+        self.metrics.restarts.increment(1);
+        self.health.ill(&self.name, error.to_string())
+    }
+
+    /// The task has ended, or is somebody else's.
     pub(crate) fn ended(&self) {
         self.metrics.up.set(0.0);
+        self.health.well(&self.name);
     }
 
     /// What was seen so far.
     pub fn seen(&self) -> Seen {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock().clone()
     }
 }
 

@@ -1,10 +1,13 @@
 //! Every metric: its name, its unit, and what it means. Those of tasks carry the labels `pipeline`, `stage` and `task`,
 //! those of topics `topic` and `partition`.
 
+use std::sync::Arc;
+
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use crate::bus::{Extent, TopicPartition};
+use crate::telemetry::Health;
 
 /// A metric's name, unit and help.
 struct Definition {
@@ -49,8 +52,18 @@ const LAST_COMMIT: Definition = Definition {
     unit: Unit::Seconds,
     help: "When the task committed last, as seconds since the Unix epoch.",
 };
-const UP: Definition =
-    Definition { name: "fidelio_task_running", unit: Unit::Count, help: "1 while the task runs, 0 once it has ended." };
+const UP: Definition = Definition {
+    name: "fidelio_task_running",
+    unit: Unit::Count,
+    help: "1 while the task runs; 0 once it has ended, and while it waits to go on after a failure.",
+};
+const RESTARTS: Definition = Definition {
+    name: "fidelio_task_restarts_total",
+    unit: Unit::Count,
+    help: "How often the task has failed and gone on from its last commit.",
+};
+const BUS_UP: Definition =
+    Definition { name: "fidelio_bus_up", unit: Unit::Count, help: "1 while the bus answers, 0 while it does not." };
 const FIRST_OFFSET: Definition = Definition {
     name: "fidelio_topic_first_offset",
     unit: Unit::Count,
@@ -62,18 +75,20 @@ const END_OFFSET: Definition = Definition {
     help: "The offset that the next message gets: how many messages were ever published.",
 };
 
-const COUNTERS: [&Definition; 7] = [&ROWS_IN, &ROWS_OUT, &FILTERED, &EXPANDED, &DEAD_LETTERED, &EVENTS, &COMMITS];
-const GAUGES: [&Definition; 4] = [&LAST_COMMIT, &UP, &FIRST_OFFSET, &END_OFFSET];
+const COUNTERS: [&Definition; 8] =
+    [&ROWS_IN, &ROWS_OUT, &FILTERED, &EXPANDED, &DEAD_LETTERED, &EVENTS, &COMMITS, &RESTARTS];
+const GAUGES: [&Definition; 5] = [&LAST_COMMIT, &UP, &BUS_UP, &FIRST_OFFSET, &END_OFFSET];
 
 /// Upper bounds of the lag histogram's buckets, in seconds.
 const LAG_BUCKETS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
 
 const METADATA: Metadata<'static> = Metadata::new("fidelio", Level::INFO, None);
 
-/// The metrics of one process.
+/// The metrics of one process, and how it is.
 pub struct Registry {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    health: Arc<Health>,
 }
 
 /// The metrics of one task.
@@ -88,6 +103,7 @@ pub(super) struct TaskMetrics {
     pub lag: Histogram,
     pub last_commit: Gauge,
     pub up: Gauge,
+    pub restarts: Counter,
 }
 
 impl Default for Registry {
@@ -103,7 +119,7 @@ impl Default for Registry {
         }
         recorder.describe_histogram(KeyName::from_const_str(LAG.name), Some(LAG.unit), LAG.help.into());
         let handle = recorder.handle();
-        Self { recorder, handle }
+        Self { recorder, handle, health: Arc::default() }
     }
 }
 
@@ -111,6 +127,11 @@ impl Registry {
     /// All metrics in Prometheus' text format.
     pub fn render(&self) -> String {
         self.handle.render()
+    }
+
+    /// Whether the process works as it should.
+    pub fn health(&self) -> &Arc<Health> {
+        &self.health
     }
 
     /// Folds recent samples into their histograms, so that they do not pile up while nobody scrapes.
@@ -125,6 +146,10 @@ impl Registry {
             let key = Key::from_parts(definition.name, labels.clone());
             self.recorder.register_gauge(&key, &METADATA).set(offset as f64);
         }
+    }
+
+    pub(super) fn bus(&self, up: bool) {
+        self.recorder.register_gauge(&Key::from_name(BUS_UP.name), &METADATA).set(f64::from(u8::from(up)));
     }
 
     pub(super) fn task(&self, pipeline: &str, stage: &str, task: u32) -> TaskMetrics {
@@ -147,6 +172,7 @@ impl Registry {
             lag: self.recorder.register_histogram(&key(&LAG), &METADATA),
             last_commit: gauge(&LAST_COMMIT),
             up: gauge(&UP),
+            restarts: counter(&RESTARTS),
         }
     }
 }

@@ -1,13 +1,16 @@
 //! What an operator sees of a running worker: metrics, health and logs.
 //!
-//! Every metric's name, unit and help is in [`metrics`]; [`Meter`] is how a task reports; [`http`] serves it all.
+//! Every metric's name, unit and help is in [`metrics`]; [`Meter`] is how a task reports, and [`Health`]
+//! whether all is well; [`http`] serves it all.
 
+mod health;
 pub mod http;
 pub mod logs;
 mod meter;
 mod metrics;
 mod upkeep;
 
+pub use health::Health;
 pub use meter::{Meter, Seen};
 pub use metrics::Registry;
-pub(crate) use upkeep::upkeep;
+pub(crate) use upkeep::{upkeep, watch};

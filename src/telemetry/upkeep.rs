@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bus::{Log, Topic};
+use crate::bus::{Bus, Log, Topic};
 use crate::telemetry::Registry;
 
-/// How often.
+/// How often topics are looked at.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Shows how far the topics reach, and keeps the histograms small, until it is dropped.
@@ -22,5 +22,25 @@ pub(crate) async fn upkeep(registry: Arc<Registry>, log: Arc<dyn Log>, topics: V
         }
         registry.fold();
         tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// How often it is asked whether the bus answers.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Says whether the bus answers: to whoever asks for the process's health, and in the log when that changes.
+pub(crate) async fn watch(registry: Arc<Registry>, bus: Arc<dyn Bus>) {
+    const BUS: &str = "the bus";
+    let health = registry.health();
+    loop {
+        let answer = bus.answers().await;
+        registry.bus(answer.is_ok());
+        match answer {
+            Ok(()) if health.well(BUS) => tracing::info!("the bus answers again"),
+            Ok(()) => {}
+            Err(error) if health.ill(BUS, error.to_string()) => tracing::warn!(%error, "the bus does not answer"),
+            Err(_) => {}
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }

@@ -203,6 +203,13 @@ impl Running {
     pub fn signal(&self, name: &str) {
         send_signal(self.child.id(), name);
     }
+
+    /// Its memory, in bytes of RAM.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
 }
 
 impl Drop for Running {

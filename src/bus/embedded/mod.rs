@@ -34,11 +34,12 @@ mod wire;
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
@@ -49,7 +50,7 @@ use self::committer::{Committer, Request};
 use self::disk::Lock;
 use self::lease::EmbeddedLease;
 use self::shared::Shared;
-use self::view::{View, lock};
+use self::view::View;
 use super::limit::Budget;
 use super::sole::SoleMember;
 use super::{
@@ -183,7 +184,7 @@ impl Embedded {
 
     fn end(&self) {
         self.shared.syncer.stop();
-        if let Some(running) = lock(&self.running).take() {
+        if let Some(running) = self.running.lock().take() {
             for thread in running.threads {
                 // One that panicked has nothing to tell that those who waited for it have not been told.
                 let _ = thread.join();

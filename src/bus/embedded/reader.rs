@@ -4,17 +4,18 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::disk;
 use super::journal::{self, Header, Record, Rest, Scan};
 use super::state::State;
-use super::view::{View, lock};
+use super::view::View;
 use crate::bus::limit::Budget;
 use crate::bus::{Error, Extent, Limit, Log, Message, Result, Topic, TopicPartition};
 
@@ -56,7 +57,7 @@ impl Reader {
 
     async fn catch_up(&self) -> Result<()> {
         let (view, follower) = (self.view.clone(), self.follower.clone());
-        match tokio::task::spawn_blocking(move || lock(&follower).catch_up(&view)).await {
+        match tokio::task::spawn_blocking(move || follower.lock().catch_up(&view)).await {
             Ok(result) => result,
             Err(join) => Err(disk::failed("read", Path::new("journal"))(std::io::Error::other(join))),
         }

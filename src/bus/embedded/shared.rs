@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::Options;
 use super::journal::Journal;
 use super::syncer::Syncer;
-use super::view::{View, lock};
+use super::view::View;
 use crate::bus::{Error, Result};
 
 /// What the committer shares with those who ask it.
@@ -48,7 +49,7 @@ impl Shared {
 
     /// Follows the epoch of a group.
     pub(super) fn epoch(&self, group: &Arc<str>) -> watch::Receiver<u64> {
-        lock(&self.epochs).entry(group.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe()
+        self.epochs.lock().entry(group.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe()
     }
 
     /// Stops commits for good.
@@ -74,7 +75,7 @@ impl Shared {
 
     /// Fences the leases that the group has given so far, and gives the epoch that begins with that.
     pub(super) fn begin_epoch(&self, group: Arc<str>) -> u64 {
-        let mut epochs = lock(&self.epochs);
+        let mut epochs = self.epochs.lock();
         let epoch = epochs.entry(group).or_insert_with(|| watch::Sender::new(0));
         epoch.send_modify(|epoch| *epoch += 1);
         *epoch.borrow()
@@ -82,6 +83,6 @@ impl Shared {
 
     /// Whether leases of that epoch still hold.
     pub(super) fn is_current(&self, group: &Arc<str>, epoch: u64) -> bool {
-        lock(&self.epochs).get(group).is_some_and(|current| *current.borrow() == epoch)
+        self.epochs.lock().get(group).is_some_and(|current| *current.borrow() == epoch)
     }
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::view::lock;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
 use super::{disk, fault};
 use crate::bus::Result;
 
@@ -104,7 +105,7 @@ impl Syncer {
 
     /// Takes on what the records before `next_number` refer to.
     pub(super) fn add(&self, unsynced: Unsynced, next_number: u64) {
-        let mut pending = lock(&self.pending);
+        let mut pending = self.pending.lock();
         pending.unsynced.files.extend(unsynced.files);
         pending.unsynced.dirs.extend(unsynced.dirs);
         pending.next_number = next_number;
@@ -112,7 +113,7 @@ impl Syncer {
 
     /// From now on records go to another journal file, which is on disk up to that record.
     pub(super) fn follow(&self, journal: (PathBuf, Arc<File>), next_number: u64) {
-        let mut pending = lock(&self.pending);
+        let mut pending = self.pending.lock();
         pending.journal = journal;
         pending.next_number = next_number;
         self.durable_before.fetch_max(next_number, Ordering::AcqRel);
@@ -120,8 +121,8 @@ impl Syncer {
 
     /// Makes everything that was taken on durable.
     pub(super) fn sync(&self) -> Result<()> {
-        let _pass = lock(&self.pass);
-        let mut pending = lock(&self.pending);
+        let _pass = self.pass.lock();
+        let mut pending = self.pending.lock();
         let unsynced = std::mem::take(&mut pending.unsynced);
         let (path, journal) = pending.journal.clone();
         let next_number = pending.next_number;
@@ -140,13 +141,11 @@ impl Syncer {
 
     /// Syncs at that interval, until it is stopped or fails.
     pub(super) fn run(&self, interval: Duration) -> Result<()> {
-        let mut stop = lock(&self.stop);
+        let mut stop = self.stop.lock();
         while !*stop {
-            stop = self.stopped.wait_timeout(stop, interval).unwrap_or_else(PoisonError::into_inner).0;
+            self.stopped.wait_for(&mut stop, interval);
             if !*stop {
-                drop(stop);
-                self.sync()?;
-                stop = lock(&self.stop);
+                MutexGuard::unlocked(&mut stop, || self.sync())?;
             }
         }
         Ok(())
@@ -154,7 +153,7 @@ impl Syncer {
 
     /// Lets `run` end.
     pub(super) fn stop(&self) {
-        *lock(&self.stop) = true;
+        *self.stop.lock() = true;
         self.stopped.notify_all();
     }
 }

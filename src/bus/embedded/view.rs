@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 
 use super::change::{Change, Segment};
@@ -54,11 +55,6 @@ enum Look {
     OnDisk(Segment),
 }
 
-/// Locks; what the locks guard is never left half changed, so that somebody panicked elsewhere is no matter.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl View {
     pub(super) fn new(dir: PathBuf, state: State, tail_bytes: usize) -> Self {
         Self {
@@ -71,7 +67,7 @@ impl View {
     }
 
     pub(super) fn state(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+        self.state.read()
     }
 
     /// Makes changes visible, all at once, and wakes those who wait for them. `messages` are those that the changes
@@ -83,10 +79,10 @@ impl View {
     ) -> std::result::Result<(), Misfit> {
         let touched: Vec<TopicPartition> = changes.iter().filter_map(touched).cloned().collect();
         // Readers look at the tail only up to the end that the state says, so the messages can be there before.
-        let mut tail = lock(&self.tail);
+        let mut tail = self.tail.lock();
         messages.into_iter().for_each(|message| tail.push(message));
         drop(tail);
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write();
         changes.into_iter().try_for_each(|change| state.apply(change))?;
         drop(state);
         self.wake(touched);
@@ -96,12 +92,12 @@ impl View {
     /// Takes another state in place of the one there is.
     pub(super) fn replace(&self, state: State) {
         let touched: Vec<TopicPartition> = state.partitions().map(|(at, _)| at).collect();
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+        *self.state.write() = state;
         self.wake(touched);
     }
 
     fn wake(&self, touched: Vec<TopicPartition>) {
-        let ends = lock(&self.ends);
+        let ends = self.ends.lock();
         if ends.is_empty() {
             return;
         }
@@ -115,7 +111,7 @@ impl View {
 
     /// Follows the end of a partition.
     pub(super) fn end_of(&self, at: &TopicPartition) -> watch::Receiver<u64> {
-        let mut ends = lock(&self.ends);
+        let mut ends = self.ends.lock();
         ends.entry(at.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe()
     }
 
@@ -170,7 +166,7 @@ impl View {
             let message = record.map(|record| Message { partition: from.clone(), offset, record });
             return Ok(Look::Messages(message.into_iter().collect()));
         }
-        if let Some(messages) = lock(&self.tail).read(from, offset, extent.end, budget) {
+        if let Some(messages) = self.tail.lock().read(from, offset, extent.end, budget) {
             return Ok(Look::Messages(messages));
         }
         let segment = partition.segments.partition_point(|segment| segment.end <= offset);
@@ -235,7 +231,7 @@ impl View {
 
     /// The nearest known place at or before the offset in the segment: an offset and where it is.
     fn place_before(&self, from: &TopicPartition, offset: u64, base: u64) -> (u64, Option<u64>) {
-        let places = lock(&self.places);
+        let places = self.places.lock();
         let place = places.get(from).and_then(|places| places.range(base..=offset).next_back());
         match place {
             Some((offset, place)) if place.base == base => (*offset, Some(place.at)),
@@ -244,7 +240,7 @@ impl View {
     }
 
     fn remember(&self, from: &TopicPartition, offset: u64, place: Place) {
-        let mut places = lock(&self.places);
+        let mut places = self.places.lock();
         let places = places.entry(from.clone()).or_default();
         if places.len() >= PLACES {
             places.pop_first();

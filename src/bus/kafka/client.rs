@@ -1,7 +1,10 @@
 //! Clients of librdkafka: their settings, their log, and what their errors mean.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::ClientContext;
@@ -16,21 +19,73 @@ use super::{FRAMING_BYTES, PATIENCE};
 use crate::bus::{Error, Extent, Result, Topic, TopicPartition};
 use crate::config;
 
-/// Writes the log of a client to ours.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Context;
+/// Makes the clients of one cluster, and hears from all of them what is wrong with it.
+pub(super) struct Clients {
+    pub(super) spec: config::Kafka,
+    trouble: Arc<Mutex<Option<Trouble>>>,
+}
+
+/// Where a client says what is wrong.
+pub(super) struct Context {
+    /// What all of them say.
+    trouble: Arc<Mutex<Option<Trouble>>>,
+    /// Whether this one has lost all connections.
+    cut_off: AtomicBool,
+}
+
+/// Why the cluster, or a broker of it, could not be reached.
+struct Trouble {
+    since: Instant,
+    reason: String,
+    /// Whether it will not be otherwise the next time.
+    is_final: bool,
+}
+
+impl Trouble {
+    /// Whether it can be the reason why there was no answer.
+    fn is_recent(&self) -> bool {
+        self.since.elapsed() < Duration::from_secs(30)
+    }
+}
+
+impl Context {
+    /// What a client was told when it was polled.
+    pub(super) fn heard(&self, error: &KafkaError) {
+        let Some(code) = error.rdkafka_error_code() else { return };
+        if code == RDKafkaErrorCode::AllBrokersDown {
+            self.cut_off.store(true, Ordering::Relaxed);
+        }
+        if let Some(trouble) = self.trouble.lock().as_mut() {
+            trouble.is_final |= is_final(code);
+        }
+    }
+
+    /// Whether the client has lost all its connections since this was asked last. It may find back or, where a broker
+    /// told it that there are no brokers, never.
+    pub(super) fn was_cut_off(&self) -> bool {
+        self.cut_off.swap(false, Ordering::Relaxed)
+    }
+}
 
 impl ClientContext for Context {
+    /// Why a connection fails is told here only. Everything else that librdkafka logs as an error also comes as one, to
+    /// whoever asked for something.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
+        match level {
+            RDKafkaLogLevel::Warning => tracing::info!(facility, "{message}"),
+            _ => tracing::debug!(facility, "{message}"),
+        }
+        if facility == "FAIL" {
+            let reason = message.split_once("]: ").map_or(message, |(_, reason)| reason).to_owned();
+            let mut trouble = self.trouble.lock();
+            let is_final = trouble.as_ref().is_some_and(|trouble| trouble.is_recent() && trouble.is_final);
+            *trouble = Some(Trouble { since: Instant::now(), reason, is_final });
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        match error {
-            KafkaError::PartitionEOF(_) => {}
-            error if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) => {}
-            error => tracing::warn!(error = text(&error), "the cluster: {reason}"),
-        }
+        tracing::debug!(error = text(&error), "{reason}");
+        self.heard(&error);
     }
 }
 
@@ -43,98 +98,106 @@ impl ProducerContext for Context {
     fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
 }
 
-/// What librdkafka has to say, as far as it is for those who run the pipeline.
-pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
-    match level {
-        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-            tracing::warn!(facility, "{message}");
-        }
-        RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
-            tracing::info!(facility, "{message}");
-        }
-        RDKafkaLogLevel::Debug => tracing::debug!(facility, "{message}"),
+impl Clients {
+    pub(super) fn new(spec: config::Kafka) -> Self {
+        Self { spec, trouble: Arc::default() }
     }
-}
 
-/// What all clients have in common.
-fn common(spec: &config::Kafka) -> ClientConfig {
-    let mut client = ClientConfig::new();
-    client.set("bootstrap.servers", &spec.brokers).set("client.id", "fidelio");
-    client.set("allow.auto.create.topics", "false").set("topic.metadata.refresh.interval.ms", "30000");
-    client
-}
-
-fn create<T: FromClientConfigAndContext<C>, C: ClientContext>(
-    mut client: ClientConfig,
-    spec: &config::Kafka,
-    context: C,
-) -> Result<T> {
-    for (name, value) in &spec.properties {
-        client.set(name, value);
+    pub(super) fn context(&self) -> Context {
+        Context { trouble: self.trouble.clone(), cut_off: AtomicBool::new(false) }
     }
-    client.create_with_context(context).map_err(failed("setting up a client"))
-}
 
-/// A client that changes the cluster.
-pub(super) fn admin(spec: &config::Kafka) -> Result<AdminClient<Context>> {
-    create(common(spec), spec, Context)
+    /// The error with the reason why there was no answer, where one is known.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        let trouble = self.trouble.lock();
+        match (error, trouble.as_ref().filter(|trouble| trouble.is_recent())) {
+            (Error::Broker { action, detail, passing: true }, Some(Trouble { reason, is_final, .. })) => {
+                Error::Broker { action, detail: format!("{detail}: {reason}"), passing: !is_final }
+            }
+            (error, _) => error,
+        }
+    }
+
+    /// What all clients have in common.
+    fn common(&self) -> ClientConfig {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", &self.spec.brokers).set("client.id", "fidelio");
+        client.set("allow.auto.create.topics", "false").set("topic.metadata.refresh.interval.ms", "30000");
+        client
+    }
+
+    fn create<T: FromClientConfigAndContext<C>, C: ClientContext>(
+        &self,
+        mut client: ClientConfig,
+        context: C,
+    ) -> Result<T> {
+        for (name, value) in &self.spec.properties {
+            client.set(name, value);
+        }
+        client.create_with_context(context).map_err(failed("setting up a client"))
+    }
+
+    /// A client that changes the cluster.
+    pub(super) fn admin(&self) -> Result<AdminClient<Context>> {
+        self.create(self.common(), self.context())
+    }
+
+    /// A client that reads what is committed, from where it is told to. It can ask for the positions of a group, and is no
+    /// member of it.
+    pub(super) fn consumer(&self, group: &str) -> Result<BaseConsumer<Context>> {
+        self.create(self.reading(group), self.context())
+    }
+
+    /// A client that also sees what is not committed; and it is told the positions that the group has committed, where one
+    /// that reads what is committed is not told any as long as a transaction over them is open.
+    pub(super) fn uncommitted(&self, group: &str) -> Result<BaseConsumer<Context>> {
+        let mut client = self.reading(group);
+        client.set("isolation.level", "read_uncommitted");
+        self.create(client, self.context())
+    }
+
+    fn reading(&self, group: &str) -> ClientConfig {
+        let mut client = self.common();
+        client
+            .set("group.id", group)
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "true")
+            // Where the data is not there, somebody is to be told.
+            .set("auto.offset.reset", "error")
+            .set("check.crcs", "true")
+            .set("fetch.wait.max.ms", "100")
+            .set("fetch.queue.backoff.ms", "5")
+            .set("queued.min.messages", "100000")
+            .set("queued.max.messages.kbytes", "16384")
+            .set("fetch.message.max.bytes", self.spec.max_message_bytes.max(1 << 20).to_string());
+        client
+    }
+
+    /// A member of a group, to which partitions are given and from which they are taken in the context.
+    pub(super) fn member<C: ConsumerContext>(&self, group: &str, context: C) -> Result<BaseConsumer<C>> {
+        let mut client = self.reading(group);
+        client.set("auto.offset.reset", "latest").set("partition.assignment.strategy", "cooperative-sticky");
+        self.create(client, context)
+    }
+
+    /// A client that writes in transactions under that id.
+    pub(super) fn producer(&self, transactional_id: &str) -> Result<BaseProducer<Context>> {
+        let mut client = self.common();
+        client
+            .set("transactional.id", transactional_id)
+            .set("message.max.bytes", (self.spec.max_message_bytes + FRAMING_BYTES).to_string())
+            .set("delivery.report.only.error", "true")
+            .set("queue.buffering.max.messages", "0")
+            .set("linger.ms", "1");
+        self.create(client, self.context())
+    }
 }
 
 /// How long a change of the cluster may take.
 pub(super) fn patient() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE))
-}
-
-/// A client that reads what is committed, from where it is told to. It can ask for the positions of a group, and is no
-/// member of it.
-pub(super) fn consumer(spec: &config::Kafka, group: &str) -> Result<BaseConsumer<Context>> {
-    create(reading(spec, group), spec, Context)
-}
-
-/// A client that also sees what is not committed; and it is told the positions that the group has committed, where one
-/// that reads what is committed is not told any as long as a transaction over them is open.
-pub(super) fn uncommitted(spec: &config::Kafka, group: &str) -> Result<BaseConsumer<Context>> {
-    let mut client = reading(spec, group);
-    client.set("isolation.level", "read_uncommitted");
-    create(client, spec, Context)
-}
-
-fn reading(spec: &config::Kafka, group: &str) -> ClientConfig {
-    let mut client = common(spec);
-    client
-        .set("group.id", group)
-        .set("isolation.level", "read_committed")
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        .set("enable.partition.eof", "true")
-        // Where the data is not there, somebody is to be told.
-        .set("auto.offset.reset", "error")
-        .set("check.crcs", "true")
-        .set("fetch.wait.max.ms", "100")
-        .set("fetch.queue.backoff.ms", "5")
-        .set("queued.min.messages", "100000")
-        .set("queued.max.messages.kbytes", "16384")
-        .set("fetch.message.max.bytes", spec.max_message_bytes.max(1 << 20).to_string());
-    client
-}
-
-/// A member of a group, to which partitions are given and from which they are taken in the context.
-pub(super) fn member<C: ConsumerContext>(spec: &config::Kafka, group: &str, context: C) -> Result<BaseConsumer<C>> {
-    let mut client = reading(spec, group);
-    client.set("auto.offset.reset", "latest").set("partition.assignment.strategy", "cooperative-sticky");
-    create(client, spec, context)
-}
-
-/// A client that writes in transactions under that id.
-pub(super) fn producer(spec: &config::Kafka, transactional_id: &str) -> Result<BaseProducer<Context>> {
-    let mut client = common(spec);
-    client
-        .set("transactional.id", transactional_id)
-        .set("message.max.bytes", (spec.max_message_bytes + FRAMING_BYTES).to_string())
-        .set("delivery.report.only.error", "true")
-        .set("queue.buffering.max.messages", "0")
-        .set("linger.ms", "1");
-    create(client, spec, Context)
 }
 
 /// Runs what blocks where it may.
@@ -207,6 +270,11 @@ pub(super) fn text(error: &KafkaError) -> String {
     }
 }
 
+/// That a client has lost all its connections, so that another one is needed.
+pub(super) fn cut_off(action: &'static str) -> Error {
+    failed(action)(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown))
+}
+
 /// Whether it may help to try again.
 fn is_passing(error: &KafkaError) -> bool {
     match error {
@@ -233,6 +301,7 @@ fn is_final(code: RDKafkaErrorCode) -> bool {
             | Code::PolicyViolation
             | Code::InvalidTopic
             | Code::InvalidTransactionTimeout
+            | Code::MessageSizeTooLarge
     )
 }
 

@@ -1,6 +1,6 @@
 //! A task's lease: what it reads, and its transactions.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::client::{self, Context, TICK, failed, on_thread, text};
+use super::client::{self, Context, TICK, failed, text};
 use super::member::Tasks;
 use super::{PATIENCE, Shared, reader, wire};
 use crate::bus::limit::Budget;
@@ -22,6 +22,10 @@ use crate::bus::{Commit, Error, Group, Lease, Limit, Message, Outgoing, Position
 
 /// The longest that a step of a transaction may take; what is open for longer, the cluster itself gives up.
 const TRANSACTION: Duration = Duration::from_secs(60);
+/// How long one call for a step waits.
+const STEP: Duration = Duration::from_secs(5);
+
+const READING: &str = "reading a task's inputs";
 
 /// The right to run a task.
 pub(super) struct KafkaLease {
@@ -73,7 +77,7 @@ impl KafkaLease {
             true => Ok(()),
             false => Err(Error::UnknownPartition(at.clone())),
         };
-        let limit = shared.spec.max_message_bytes;
+        let limit = shared.clients.spec.max_message_bytes;
         for Outgoing { to, record } in outgoing {
             there(to)?;
             let bytes = record.size_bytes();
@@ -101,8 +105,8 @@ impl Lease for KafkaLease {
         if self.is_taken() {
             return Err(self.fenced());
         }
-        let (shared, group, task) = (self.shared.clone(), self.group.clone(), self.task);
-        let (producer, inputs, resume) = on_thread(move || start(&shared, &group, task)).await?;
+        let (group, task) = (self.group.clone(), self.task);
+        let (producer, inputs, resume) = self.shared.ask(move |shared| start(shared, &group, task)).await?;
         (self.producer, self.inputs) = (Some(producer), Some(inputs));
         self.unsettled = resume.positions.clone();
         Ok(resume)
@@ -116,6 +120,9 @@ impl Lease for KafkaLease {
             }
             let Some(inputs) = &mut self.inputs else { return Err(self.fenced()) };
             inputs.fill(&self.shared, limit)?;
+            if inputs.consumer.context().was_cut_off() {
+                return Err(client::cut_off(READING));
+            }
             let given = inputs.give(limit);
             if !given.is_empty() {
                 return Ok(given);
@@ -137,8 +144,8 @@ impl Lease for KafkaLease {
         if self.unsettled.is_empty() || self.is_taken() {
             return Ok(());
         }
-        let (shared, positions) = (self.shared.clone(), std::mem::take(&mut self.unsettled));
-        let ahead = on_thread(move || ahead(&shared, positions)).await?;
+        let positions = std::mem::take(&mut self.unsettled);
+        let ahead = self.shared.ask(move |shared| ahead(shared, positions)).await?;
         if ahead.is_empty() { Ok(()) } else { self.transact(Vec::new(), ahead).await }
     }
 
@@ -156,47 +163,62 @@ impl KafkaLease {
     async fn transact(&mut self, outgoing: Vec<Outgoing>, positions: Positions) -> Result<()> {
         // Whoever drops this half way does not know what became of it, so the producer does not come back.
         let Some(producer) = self.producer.take() else { return Err(self.fenced()) };
-        let (shared, member, fenced) = (self.shared.clone(), self.member.clone(), self.fenced());
-        let producer = on_thread(move || {
-            Self::check(&shared, &outgoing, &positions)?;
-            transaction(&producer, &member, &outgoing, &positions).map_err(|error| match is_fenced(&error) {
-                true => fenced,
-                false => failed("committing")(error),
-            })?;
+        let (member, fenced) = (self.member.clone(), self.fenced());
+        let committed = self.shared.ask(move |shared| {
+            Self::check(shared, &outgoing, &positions)?;
+            let done = transaction(&producer, &member, &outgoing, &positions);
+            done.map_err(|error| if is_fenced(&error) { fenced } else { not_committed(error, &outgoing) })?;
             Ok(producer)
-        })
-        .await?;
-        self.producer = Some(producer);
+        });
+        self.producer = Some(committed.await?);
         Ok(())
+    }
+}
+
+/// What kept these records from being committed.
+fn not_committed(error: KafkaError, outgoing: &[Outgoing]) -> Error {
+    match error.rdkafka_error_code() {
+        Some(code @ (Code::TopicAuthorizationFailed | Code::MessageSizeTooLarge)) => {
+            let topics: BTreeSet<&str> = outgoing.iter().map(|outgoing| outgoing.to.topic.as_str()).collect();
+            let topics: Vec<&str> = topics.into_iter().collect();
+            client::refused("committing", code, &topics.join(", "))
+        }
+        _ => failed("committing")(error),
     }
 }
 
 /// Takes the task over from whoever had it, and goes to where its last commit left it. Blocks.
 fn start(shared: &Shared, group: &Group, task: u32) -> Result<(BaseProducer<Context>, Inputs, Resume)> {
-    let producer = client::producer(&shared.spec, &format!("{}.{task}", group.name))?;
+    let producer = shared.clients.producer(&format!("{}.{task}", group.name))?;
     // Ends what the last one left open, before anything is asked that depends on it.
-    retried(|| producer.init_transactions(PATIENCE)).map_err(failed("taking a task over"))?;
-    let mut consumer = client::consumer(&shared.spec, &group.name)?;
-    let positions = positions(shared, &consumer, group, task)?;
+    retried(&producer, |patience| producer.init_transactions(patience)).map_err(failed("taking a task over"))?;
+    let checkpoint = checkpoint(shared, &group.checkpoint.partition(task))?;
+    let positions = positions(shared, &shared.clients.uncommitted(&group.name)?, group, task)?;
+    let mut consumer = shared.clients.consumer(&group.name)?;
     let arrived = Arc::new(Notify::new());
     let notify = arrived.clone();
     consumer.set_nonempty_callback(move || notify.notify_one());
     let assigned = offsets(&positions).and_then(|offsets| consumer.assign(&offsets));
-    assigned.map_err(failed("reading a task's inputs"))?;
-    let last = reader::last(shared, &group.checkpoint.partition(task))?;
-    let checkpoint = last.map(|message| message.record.value);
+    assigned.map_err(failed(READING))?;
     let partitions = positions.keys().cloned().collect();
     let inputs = Inputs { consumer, arrived, partitions, pending: VecDeque::new() };
+    let checkpoint = checkpoint.map(|message| message.record.value);
     Ok((producer, inputs, Resume { checkpoint, positions, missed: 0 }))
 }
 
-/// From where on the task reads each of its partitions: where the group has committed, or the oldest message. Blocks.
-pub(super) fn positions(
-    shared: &Shared,
-    consumer: &BaseConsumer<Context>,
-    group: &Group,
-    task: u32,
-) -> Result<Positions> {
+/// The task's last checkpoint. Blocks.
+fn checkpoint(shared: &Shared, at: &TopicPartition) -> Result<Option<Message>> {
+    // Nobody but the task writes there, and all that it has written is committed or aborted by now.
+    if shared.uncommitted_end(at)? != shared.extent(at)?.end {
+        let detail = format!("{at} has a transaction that was neither committed nor aborted");
+        return Err(Error::Broker { action: "looking for a checkpoint", detail, passing: true });
+    }
+    reader::last(shared, at)
+}
+
+/// From where on the task reads each of its partitions, as its group has committed it: the oldest message where it has
+/// not. Blocks.
+pub(super) fn positions(shared: &Shared, asker: &BaseConsumer<Context>, group: &Group, task: u32) -> Result<Positions> {
     let mut wanted = TopicPartitionList::new();
     for topic in &group.inputs {
         if task < shared.partitions(topic)? {
@@ -207,7 +229,7 @@ pub(super) fn positions(
         return Ok(Positions::new());
     }
     let mut positions = Positions::new();
-    for (partition, committed) in client::committed(consumer, wanted, PATIENCE)? {
+    for (partition, committed) in client::committed(asker, wanted, PATIENCE)? {
         let extent = shared.extent(&partition)?;
         let offset = committed.unwrap_or(extent.start);
         if offset < extent.start {
@@ -222,18 +244,18 @@ pub(super) fn positions(
     Ok(positions)
 }
 
-/// Of the positions behind which there is no message, those that are not at the end of their partition, brought there.
-/// Blocks.
+/// The positions, those of them brought to the end of their partition that are not there and behind which there is no
+/// message; none if there are no such. Blocks.
 fn ahead(shared: &Shared, positions: Positions) -> Result<Positions> {
-    let mut ahead = Positions::new();
-    for (partition, position) in positions {
-        let end = shared.extent(&partition)?.end;
+    let mut ahead = positions.clone();
+    for (partition, position) in &mut ahead {
+        let end = shared.extent(partition)?.end;
         let limit = Limit { rows: 1, bytes: 0 };
-        if end > position && reader::read(shared, &partition, position, limit, Duration::ZERO)?.is_empty() {
-            ahead.insert(partition, end);
+        if end > *position && reader::read(shared, partition, *position, limit, Duration::ZERO)?.is_empty() {
+            *position = end;
         }
     }
-    Ok(ahead)
+    Ok(if ahead == positions { Positions::new() } else { ahead })
 }
 
 fn offsets(positions: &Positions) -> std::result::Result<TopicPartitionList, KafkaError> {
@@ -279,7 +301,7 @@ impl Inputs {
     fn lost(&self, shared: &Shared, error: KafkaError) -> Result<()> {
         match error.rdkafka_error_code() {
             Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
-                let position = self.consumer.position().map_err(failed("reading a task's inputs"))?;
+                let position = self.consumer.position().map_err(failed(READING))?;
                 for partition in &self.partitions {
                     let extent = shared.extent(partition)?;
                     let at = position.find_partition(partition.topic.as_str(), partition.partition as i32);
@@ -293,12 +315,12 @@ impl Inputs {
                         });
                     }
                 }
-                Err(failed("reading a task's inputs")(error))
+                Err(failed(READING)(error))
             }
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
-                Err(failed("reading a task's inputs")(error))
+                Err(failed(READING)(error))
             }
-            _ => match failed("reading a task's inputs")(error) {
+            _ => match failed(READING)(error) {
                 error if error.is_passing() => Ok(()),
                 error => Err(error),
             },
@@ -317,13 +339,13 @@ fn transaction(
     let done = send(producer, outgoing).and_then(|()| {
         if let Some(group) = member.group_metadata().filter(|_| !positions.is_empty()) {
             let offsets = offsets(positions)?;
-            retried(|| producer.send_offsets_to_transaction(&offsets, &group, TRANSACTION))?;
+            retried(producer, |patience| producer.send_offsets_to_transaction(&offsets, &group, patience))?;
         }
-        retried(|| producer.commit_transaction(TRANSACTION))
+        retried(producer, |patience| producer.commit_transaction(patience))
     });
     if let Err(error) = &done
         && requires_abort(error)
-        && let Err(error) = retried(|| producer.abort_transaction(PATIENCE))
+        && let Err(error) = retried(producer, |patience| producer.abort_transaction(patience))
     {
         // Whoever takes the task over ends the transaction.
         tracing::debug!(error = text(&error), "a transaction could not be aborted");
@@ -345,12 +367,21 @@ fn send(producer: &BaseProducer<Context>, outgoing: &[Outgoing]) -> std::result:
     Ok(())
 }
 
-/// Does it again for as long as librdkafka says that this is safe.
-fn retried(mut step: impl FnMut() -> std::result::Result<(), KafkaError>) -> std::result::Result<(), KafkaError> {
+/// Does it again for as long as librdkafka says that this is safe, and the producer has not lost all connections.
+fn retried(
+    producer: &BaseProducer<Context>,
+    mut step: impl FnMut(Duration) -> std::result::Result<(), KafkaError>,
+) -> std::result::Result<(), KafkaError> {
     let deadline = std::time::Instant::now() + TRANSACTION;
     loop {
-        match step() {
-            Err(KafkaError::Transaction(error)) if error.is_retriable() && std::time::Instant::now() < deadline => {
+        let done = step(STEP);
+        producer.poll(Duration::ZERO);
+        match done {
+            Err(KafkaError::Transaction(error))
+                if error.is_retriable()
+                    && std::time::Instant::now() < deadline
+                    && !producer.context().was_cut_off() =>
+            {
                 std::thread::sleep(TICK);
             }
             done => return done,

@@ -1,11 +1,12 @@
 //! Membership of a group: a thread that the cluster hears from, and the tasks that it gives and takes away.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -14,22 +15,25 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::{mpsc, watch};
 
-use super::client::{self, TICK, failed};
+use super::client::{Context, TICK, failed};
 use super::lease::KafkaLease;
-use super::{Shared, lock};
+use super::{PATIENCE, Shared};
 use crate::bus::{Change, Error, Group, Member, Result};
 
 /// A member of a group.
 pub(super) struct KafkaMember {
     shared: Arc<Shared>,
     group: Arc<Group>,
-    consumer: Arc<BaseConsumer<Tasks>>,
     changes: mpsc::UnboundedReceiver<Told>,
+    /// What it is a member with now.
+    consumer: Option<Arc<BaseConsumer<Tasks>>>,
     stop: Arc<AtomicBool>,
 }
 
 /// What the thread has to tell.
 enum Told {
+    /// What is given from now on, is given to this one.
+    Joined(Arc<BaseConsumer<Tasks>>),
     /// A task is given; the receiver is told, or hears no more, when it is taken.
     Given(u32, watch::Receiver<bool>),
     Taken(u32),
@@ -39,6 +43,7 @@ enum Told {
 
 /// What the cluster says goes from here to the member.
 pub(super) struct Tasks {
+    client: Context,
     changes: mpsc::UnboundedSender<Told>,
     /// The tasks that the member has; to be told when they are taken.
     given: Mutex<HashMap<u32, watch::Sender<bool>>>,
@@ -50,28 +55,25 @@ pub(super) struct Leaving {
     stop: Arc<AtomicBool>,
 }
 
+const JOINING: &str = "joining a group";
+
 impl KafkaMember {
     /// Joins; what is given to it comes later.
     pub(super) fn join(shared: &Arc<Shared>, group: Group) -> Result<Self> {
         let (sender, changes) = mpsc::unbounded_channel();
-        let context = Tasks { changes: sender, given: Mutex::default() };
-        let consumer = Arc::new(client::member(&shared.spec, &group.name, context)?);
-        consumer.subscribe(&[group.checkpoint.as_str()]).map_err(failed("joining a group"))?;
-        let stop = Arc::new(AtomicBool::new(false));
+        let (group, stop) = (Arc::new(group), Arc::new(AtomicBool::new(false)));
+        let consumer = subscribe(shared, &group, &sender)?;
         let thread = {
-            let (consumer, stop) = (consumer.clone(), stop.clone());
-            let spawned = thread::Builder::new().name("fidelio-group".into()).spawn(move || serve(&consumer, &stop));
-            spawned.map_err(|error| Error::Broker {
-                action: "joining a group",
-                detail: error.to_string(),
-                passing: false,
-            })?
+            let (shared, group, stop) = (shared.clone(), group.clone(), stop.clone());
+            let thread = thread::Builder::new().name("fidelio-group".into());
+            let spawned = thread.spawn(move || serve(&shared, &group, consumer, &sender, &stop));
+            spawned.map_err(|error| Error::Broker { action: JOINING, detail: error.to_string(), passing: false })?
         };
-        let mut members = lock(&shared.members);
+        let mut members = shared.members.lock();
         members.retain(|member| !member.thread.is_finished());
         members.push(Leaving { thread, stop: stop.clone() });
         drop(members);
-        Ok(Self { shared: shared.clone(), group: Arc::new(group), consumer, changes, stop })
+        Ok(Self { shared: shared.clone(), group, changes, consumer: None, stop })
     }
 }
 
@@ -90,14 +92,51 @@ impl Leaving {
     }
 }
 
-/// Lets the cluster hear that the member is there, until it is to leave.
-fn serve(consumer: &BaseConsumer<Tasks>, stop: &AtomicBool) {
+/// A consumer that is about to be a member of the group.
+fn subscribe(
+    shared: &Shared,
+    group: &Group,
+    changes: &mpsc::UnboundedSender<Told>,
+) -> Result<Arc<BaseConsumer<Tasks>>> {
+    let context = Tasks { client: shared.clients.context(), changes: changes.clone(), given: Mutex::default() };
+    let consumer = Arc::new(shared.clients.member(&group.name, context)?);
+    // Where nobody listens, the member is leaving.
+    let _ = changes.send(Told::Joined(consumer.clone()));
+    consumer.subscribe(&[group.checkpoint.as_str()]).map_err(failed(JOINING))?;
+    Ok(consumer)
+}
+
+/// Lets the cluster hear that the member is there, until it is to leave. A consumer that has lost all connections and does
+/// not find back is replaced.
+fn serve(
+    shared: &Shared,
+    group: &Group,
+    mut consumer: Arc<BaseConsumer<Tasks>>,
+    changes: &mpsc::UnboundedSender<Told>,
+    stop: &AtomicBool,
+) {
     while !stop.load(Ordering::Relaxed) {
         // What is in the topic is for `lease` to read; a message that was on its way before the pause is let go.
         if let Some(Err(error)) = consumer.poll(TICK) {
             consumer.context().failed(&error);
         }
+        if consumer.context().client.was_cut_off() && !answers(&consumer, group) {
+            tracing::debug!(group = %group.name, "joining anew, since all connections are lost");
+            leave(&consumer);
+            match subscribe(shared, group, changes) {
+                Ok(another) => consumer = another,
+                Err(error) => {
+                    let _ = changes.send(Told::Failed(error));
+                    return;
+                }
+            }
+        }
     }
+    leave(&consumer);
+}
+
+/// Leaves the group, so that it need not wait for a sign of life that does not come.
+fn leave(consumer: &BaseConsumer<Tasks>) {
     if consumer.close_queue().is_ok() {
         while !consumer.closed() {
             consumer.poll(TICK);
@@ -106,9 +145,14 @@ fn serve(consumer: &BaseConsumer<Tasks>, stop: &AtomicBool) {
     consumer.context().take_all();
 }
 
+/// Whether the cluster answers this consumer. If not, it is to be asked again.
+fn answers(consumer: &BaseConsumer<Tasks>, group: &Group) -> bool {
+    consumer.fetch_metadata(Some(group.checkpoint.as_str()), PATIENCE / 5).is_ok()
+}
+
 impl Tasks {
     fn give(&self, tasks: &TopicPartitionList) {
-        let mut given = lock(&self.given);
+        let mut given = self.given.lock();
         for task in numbers(tasks) {
             let (taken, listen) = watch::channel(false);
             given.insert(task, taken);
@@ -119,7 +163,7 @@ impl Tasks {
     }
 
     fn take(&self, tasks: impl Iterator<Item = u32>) {
-        let mut given = lock(&self.given);
+        let mut given = self.given.lock();
         for task in tasks {
             if let Some(taken) = given.remove(&task) {
                 taken.send_replace(true);
@@ -129,7 +173,7 @@ impl Tasks {
     }
 
     fn take_all(&self) {
-        let all: Vec<u32> = lock(&self.given).keys().copied().collect();
+        let all: Vec<u32> = self.given.lock().keys().copied().collect();
         self.take(all.into_iter());
     }
 
@@ -151,11 +195,11 @@ fn numbers(partitions: &TopicPartitionList) -> impl Iterator<Item = u32> {
 
 impl ClientContext for Tasks {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        client::log(level, facility, message);
+        self.client.log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        client::Context.error(error, reason);
+        self.client.error(error, reason);
     }
 }
 
@@ -181,16 +225,20 @@ impl ConsumerContext for Tasks {
 #[async_trait]
 impl Member for KafkaMember {
     async fn changed(&mut self) -> Result<Change> {
-        match self.changes.recv().await {
-            Some(Told::Given(task, taken)) => {
-                let (shared, group, consumer) = (self.shared.clone(), self.group.clone(), self.consumer.clone());
-                Ok(Change::Given(Box::new(KafkaLease::new(shared, group, consumer, task, taken))))
+        loop {
+            match (self.changes.recv().await, &self.consumer) {
+                (Some(Told::Joined(consumer)), _) => self.consumer = Some(consumer),
+                (Some(Told::Given(task, taken)), Some(consumer)) => {
+                    let (shared, group, consumer) = (self.shared.clone(), self.group.clone(), consumer.clone());
+                    return Ok(Change::Given(Box::new(KafkaLease::new(shared, group, consumer, task, taken))));
+                }
+                (Some(Told::Given(..)), None) => {}
+                (Some(Told::Taken(task)), _) => return Ok(Change::Taken(task)),
+                (Some(Told::Settled), _) => return Ok(Change::Settled),
+                (Some(Told::Failed(error)), _) => return Err(error),
+                // Nothing will ever change for it.
+                (None, _) => return std::future::pending().await,
             }
-            Some(Told::Taken(task)) => Ok(Change::Taken(task)),
-            Some(Told::Settled) => Ok(Change::Settled),
-            Some(Told::Failed(error)) => Err(error),
-            // Nothing will ever change for it.
-            None => std::future::pending().await,
         }
     }
 }

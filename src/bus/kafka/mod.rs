@@ -18,16 +18,17 @@ mod topics;
 mod wire;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, RwLock};
 use rdkafka::admin::AdminClient;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
-use self::client::{Context, failed, on_thread};
+use self::client::{Clients, Context, failed, on_thread};
 use self::member::KafkaMember;
 use self::reader::Readers;
 use super::{Bus, Error, Extent, Group, Limit, Log, Member, Message, Result, Topic, TopicPartition, TopicSpec};
@@ -35,6 +36,8 @@ use crate::config;
 
 /// How long a request that changes nothing may take before the cluster counts as not reachable.
 const PATIENCE: Duration = Duration::from_secs(15);
+const FORGETTING: &str = "forgetting a group";
+
 /// What a message takes of the cluster's limits besides key, value and headers, at most.
 const FRAMING_BYTES: usize = 64 << 10;
 
@@ -45,16 +48,27 @@ pub struct Kafka {
 
 /// What leases, members and readers have in common.
 struct Shared {
-    spec: config::Kafka,
-    admin: AdminClient<Context>,
-    /// For questions about topics; it joins nothing.
-    asker: BaseConsumer<Context>,
-    /// For questions about what is not committed yet.
-    uncommitted: BaseConsumer<Context>,
+    clients: Clients,
+    asking: RwLock<Arc<Asking>>,
     /// The number of partitions of topics that are known.
     partitions: Mutex<BTreeMap<Topic, u32>>,
-    readers: Readers,
     members: Mutex<Vec<member::Leaving>>,
+}
+
+/// Clients for questions that come again and again. They join nothing.
+struct Asking {
+    admin: AdminClient<Context>,
+    committed: BaseConsumer<Context>,
+    /// Also sees what is not committed yet.
+    uncommitted: BaseConsumer<Context>,
+    readers: Readers,
+}
+
+impl Asking {
+    fn new(clients: &Clients) -> Result<Self> {
+        let (committed, uncommitted) = (clients.consumer("fidelio")?, clients.uncommitted("fidelio")?);
+        Ok(Self { admin: clients.admin()?, committed, uncommitted, readers: Readers::default() })
+    }
 }
 
 impl Kafka {
@@ -63,33 +77,67 @@ impl Kafka {
     /// # Errors
     /// [`Error::Broker`] if a property is none that librdkafka knows, or has a value that it does not take.
     pub fn new(spec: config::Kafka) -> Result<Self> {
-        let admin = client::admin(&spec)?;
-        let asker = client::consumer(&spec, "fidelio")?;
-        let uncommitted = client::uncommitted(&spec, "fidelio")?;
-        let (partitions, readers, members) = (Mutex::default(), Readers::default(), Mutex::default());
-        Ok(Self { shared: Arc::new(Shared { spec, admin, asker, uncommitted, partitions, readers, members }) })
+        let clients = Clients::new(spec);
+        let asking = RwLock::new(Arc::new(Asking::new(&clients)?));
+        Ok(Self {
+            shared: Arc::new(Shared { clients, asking, partitions: Mutex::default(), members: Mutex::default() }),
+        })
     }
 }
 
-/// Locks; what the locks guard is never left half changed, so that somebody panicked elsewhere is no matter.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Shared {
+    /// Does what blocks where it may.
+    async fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let shared = self.clone();
+        on_thread(move || work(&shared).map_err(|error| shared.troubled(error))).await
+    }
+
+    /// The error with the reason why there was no answer, as far as one is known. Those who come next ask through other
+    /// clients: one that was told by a broker that there are no brokers or leaders, as they say when they start or have
+    /// been frozen, may not find back.
+    fn troubled(&self, error: Error) -> Error {
+        if !matches!(error, Error::Broker { passing: true, .. }) {
+            return error;
+        }
+        let asking = self.asking();
+        // What a client has to say, it says when it is polled.
+        while let Some(polled) = asking.committed.poll(Duration::ZERO) {
+            polled.map_or_else(|error| asking.committed.context().heard(&error), drop);
+        }
+        match Asking::new(&self.clients) {
+            Ok(asking) => drop(std::mem::replace(&mut *self.asking.write(), Arc::new(asking))),
+            Err(error) => tracing::debug!(%error, "no other clients can be had"),
+        }
+        self.clients.explain(error)
+    }
+
+    fn asking(&self) -> Arc<Asking> {
+        self.asking.read().clone()
+    }
+
+    /// Whether the cluster answers. Blocks.
+    fn answers(&self, patience: Duration) -> Result<()> {
+        let topic = self.partitions.lock().keys().next().cloned();
+        let asked = self.asking().committed.fetch_metadata(topic.as_ref().map(Topic::as_str), patience);
+        asked.map(drop).map_err(failed("asking the cluster"))
+    }
+
     /// The number of a topic's partitions. Blocks where it is not known yet.
     fn partitions(&self, topic: &Topic) -> Result<u32> {
-        if let Some(known) = lock(&self.partitions).get(topic) {
+        if let Some(known) = self.partitions.lock().get(topic) {
             return Ok(*known);
         }
-        let found = topics::partitions(&self.asker, topic)?;
-        lock(&self.partitions).insert(topic.clone(), found);
+        let found = topics::partitions(&self.asking().committed, topic)?;
+        self.partitions.lock().insert(topic.clone(), found);
         Ok(found)
     }
 
     /// The offset after the last message of a partition, committed or not. Blocks.
     fn uncommitted_end(&self, of: &TopicPartition) -> Result<u64> {
-        Ok(client::extent(&self.uncommitted, of)?.end)
+        Ok(client::extent(&self.asking().uncommitted, of)?.end)
     }
 
     /// What is there of a partition, up to the last committed message. Blocks.
@@ -97,45 +145,46 @@ impl Shared {
         if of.partition >= self.partitions(&of.topic)? {
             return Err(Error::UnknownPartition(of.clone()));
         }
-        client::extent(&self.asker, of)
+        client::extent(&self.asking().committed, of)
     }
 }
 
 #[async_trait]
 impl Log for Kafka {
     async fn topics(&self) -> Result<Vec<Topic>> {
-        let shared = self.shared.clone();
-        on_thread(move || {
-            let metadata = shared.asker.fetch_metadata(None, PATIENCE).map_err(failed("listing topics"))?;
+        let list = |shared: &Shared| {
+            let metadata =
+                shared.asking().committed.fetch_metadata(None, PATIENCE).map_err(failed("listing topics"))?;
             let mut names: Vec<Topic> = metadata.topics().iter().map(|topic| Topic::new(topic.name())).collect();
             names.sort();
             Ok(names)
-        })
-        .await
+        };
+        self.shared.ask(list).await
     }
 
     async fn extents(&self, topic: &Topic) -> Result<Vec<Extent>> {
-        let (shared, topic) = (self.shared.clone(), topic.clone());
-        on_thread(move || {
+        let topic = topic.clone();
+        let look = move |shared: &Shared| {
             (0..shared.partitions(&topic)?).map(|number| shared.extent(&topic.partition(number))).collect()
-        })
-        .await
+        };
+        self.shared.ask(look).await
     }
 
     async fn read(&self, from: &TopicPartition, offset: u64, limit: Limit, wait: Duration) -> Result<Vec<Message>> {
-        let (shared, from) = (self.shared.clone(), from.clone());
-        on_thread(move || reader::read(&shared, &from, offset, limit, wait)).await
+        let from = from.clone();
+        self.shared.ask(move |shared| reader::read(shared, &from, offset, limit, wait)).await
     }
 
     async fn last(&self, of: &TopicPartition) -> Result<Option<Message>> {
-        let (shared, of) = (self.shared.clone(), of.clone());
-        on_thread(move || reader::last(&shared, &of)).await
+        let of = of.clone();
+        self.shared.ask(move |shared| reader::last(shared, &of)).await
     }
 }
 
 #[async_trait]
 impl Bus for Kafka {
     async fn declare(&self, specs: &[TopicSpec]) -> Result<()> {
+        self.shared.ask(|shared| shared.answers(PATIENCE)).await?;
         topics::declare(&self.shared, specs).await
     }
 
@@ -143,8 +192,8 @@ impl Bus for Kafka {
     /// comes too late is told so.
     async fn enroll(&self, groups: &[Group]) -> Result<()> {
         for group in groups {
-            let (shared, group) = (self.shared.clone(), group.clone());
-            on_thread(move || enroll(&shared, &group)).await?;
+            let group = group.clone();
+            self.shared.ask(move |shared| enroll(shared, &group)).await?;
         }
         Ok(())
     }
@@ -154,22 +203,26 @@ impl Bus for Kafka {
     }
 
     async fn groups(&self) -> Result<Vec<Arc<str>>> {
-        let shared = self.shared.clone();
-        on_thread(move || {
-            let groups = shared.asker.fetch_group_list(None, PATIENCE).map_err(failed("listing groups"))?;
+        let list = |shared: &Shared| {
+            let groups =
+                shared.asking().committed.fetch_group_list(None, PATIENCE).map_err(failed("listing groups"))?;
             let mut names: Vec<Arc<str>> = groups.groups().iter().map(|group| group.name().into()).collect();
             names.sort();
             Ok(names)
-        })
-        .await
+        };
+        self.shared.ask(list).await
     }
 
     async fn forget(&self, group: &str) -> Result<()> {
-        let deleted = self.shared.admin.delete_groups(&[group], &client::patient()).await;
-        match deleted.map_err(failed("forgetting a group"))?.into_iter().next() {
+        let deleted = self.shared.asking().admin.delete_groups(&[group], &client::patient()).await;
+        match deleted.map_err(failed(FORGETTING))?.into_iter().next() {
             None | Some(Ok(_) | Err((_, RDKafkaErrorCode::GroupIdNotFound))) => Ok(()),
-            Some(Err((name, code))) => Err(client::refused("forgetting a group", code, &name)),
+            Some(Err((name, code))) => Err(client::refused(FORGETTING, code, &name)),
         }
+    }
+
+    async fn answers(&self) -> Result<()> {
+        self.shared.ask(|shared| shared.answers(PATIENCE / 5)).await
     }
 
     fn is_shared(&self) -> bool {
@@ -177,16 +230,16 @@ impl Bus for Kafka {
     }
 
     async fn is_drained(&self, group: &Group) -> Result<bool> {
-        let (shared, group) = (self.shared.clone(), group.clone());
-        on_thread(move || is_drained(&shared, &group)).await
+        let group = group.clone();
+        self.shared.ask(move |shared| is_drained(shared, &group)).await
     }
 
     fn max_record_bytes(&self) -> usize {
-        self.shared.spec.max_message_bytes
+        self.shared.clients.spec.max_message_bytes
     }
 
     async fn close(&self) -> Result<()> {
-        let leaving = std::mem::take(&mut *lock(&self.shared.members));
+        let leaving = std::mem::take(&mut *self.shared.members.lock());
         on_thread(move || {
             leaving.into_iter().for_each(member::Leaving::wait);
             Ok(())
@@ -197,7 +250,7 @@ impl Bus for Kafka {
 
 /// Whether there is nothing behind a group's positions, neither what is committed nor what may still be. Blocks.
 fn is_drained(shared: &Shared, group: &Group) -> Result<bool> {
-    let asker = client::uncommitted(&shared.spec, &group.name)?;
+    let asker = shared.clients.uncommitted(&group.name)?;
     for task in 0..group.tasks {
         for (partition, position) in lease::positions(shared, &asker, group, task)? {
             let end = shared.extent(&partition)?.end;
@@ -215,7 +268,7 @@ fn is_drained(shared: &Shared, group: &Group) -> Result<bool> {
 
 /// Gives a group that nobody runs a position in each partition in which it has none: the oldest message. Blocks.
 fn enroll(shared: &Shared, group: &Group) -> Result<()> {
-    let asker = client::uncommitted(&shared.spec, &group.name)?;
+    let asker = shared.clients.uncommitted(&group.name)?;
     let mut wanted = TopicPartitionList::new();
     for topic in &group.inputs {
         wanted.add_partition_range(topic.as_str(), 0, shared.partitions(topic)?.saturating_sub(1) as i32);
@@ -224,7 +277,7 @@ fn enroll(shared: &Shared, group: &Group) -> Result<()> {
     if missing.count() > 0 {
         // A first position that an open transaction is about to bring must not be overtaken. Where that is why there is no
         // answer, the group has begun.
-        let stable = client::consumer(&shared.spec, &group.name)?;
+        let stable = shared.clients.consumer(&group.name)?;
         missing = match without_position(&stable, missing, PATIENCE / 5) {
             Err(error) if error.is_passing() => return Ok(()),
             answer => answer?,

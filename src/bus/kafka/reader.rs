@@ -1,16 +1,16 @@
 //! Reading a partition without a group, as the tools do and whoever needs a task's last checkpoint.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::client::{self, Context, TICK, failed};
-use super::{PATIENCE, Shared, lock, wire};
+use super::client::{Context, TICK, failed};
+use super::{PATIENCE, Shared, wire};
 use crate::bus::limit::Budget;
 use crate::bus::{Error, Limit, Message, Result, TopicPartition};
 
@@ -46,7 +46,8 @@ pub(super) fn read(
     if offset == extent.end && wait.is_zero() {
         return Ok(Vec::new());
     }
-    let open = lock(&shared.readers.0).remove(from).filter(|reader| reader.next == offset);
+    let asking = shared.asking();
+    let open = asking.readers.0.lock().remove(from).filter(|reader| reader.next == offset);
     let mut reader = match open {
         // It is not said again that the end is reached, so it is gone to anew.
         Some(mut reader) if reader.at_end => {
@@ -57,7 +58,7 @@ pub(super) fn read(
         None => Reader::open(shared, from, offset)?,
     };
     let messages = reader.read(shared, from, limit, wait)?;
-    let mut readers = lock(&shared.readers.0);
+    let mut readers = asking.readers.0.lock();
     if readers.len() < OPEN {
         readers.insert(from.clone(), reader);
     }
@@ -88,7 +89,7 @@ pub(super) fn last(shared: &Shared, of: &TopicPartition) -> Result<Option<Messag
 
 impl Reader {
     fn open(shared: &Shared, from: &TopicPartition, offset: u64) -> Result<Self> {
-        let consumer = client::consumer(&shared.spec, "fidelio")?;
+        let consumer = shared.clients.consumer("fidelio")?;
         let mut reader = Self { consumer, next: offset, held: None, at_end: false };
         reader.go_to(from, offset)?;
         Ok(reader)

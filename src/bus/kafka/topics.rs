@@ -1,23 +1,25 @@
 //! Topics of the cluster: made as a pipeline declares them, and left as they are where they exist.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use rdkafka::admin::{NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::types::{RDKafkaErrorCode as Code, RDKafkaRespErr};
 
-use super::client::{self, Context, TICK, failed, on_thread};
-use super::{FRAMING_BYTES, PATIENCE, Shared, lock};
+use super::client::{self, Context, TICK, failed};
+use super::{FRAMING_BYTES, PATIENCE, Shared};
 use crate::bus::{Cleanup, Error, Result, Topic, TopicSpec};
 use crate::config;
 
 /// Makes the topics that do not exist, and reports where those that do are not as they are declared.
-pub(super) async fn declare(shared: &std::sync::Arc<Shared>, specs: &[TopicSpec]) -> Result<()> {
+pub(super) async fn declare(shared: &Arc<Shared>, specs: &[TopicSpec]) -> Result<()> {
     if specs.is_empty() {
         return Ok(());
     }
-    let settings: Vec<Vec<(&str, String)>> = specs.iter().map(|topic| settings(&shared.spec, topic)).collect();
-    let replication = || TopicReplication::Fixed(shared.spec.replication.map_or(-1, |replicas| replicas as i32));
+    let settings: Vec<Vec<(&str, String)>> = specs.iter().map(|topic| settings(&shared.clients.spec, topic)).collect();
+    let replication =
+        || TopicReplication::Fixed(shared.clients.spec.replication.map_or(-1, |replicas| replicas as i32));
     let new: Vec<NewTopic<'_>> = specs
         .iter()
         .zip(&settings)
@@ -26,7 +28,7 @@ pub(super) async fn declare(shared: &std::sync::Arc<Shared>, specs: &[TopicSpec]
             settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value))
         })
         .collect();
-    let made = shared.admin.create_topics(&new, &client::patient()).await.map_err(failed("making topics"))?;
+    let made = shared.asking().admin.create_topics(&new, &client::patient()).await.map_err(failed("making topics"))?;
     let mut existed = Vec::new();
     for (spec, made) in specs.iter().zip(made) {
         match made {
@@ -36,8 +38,8 @@ pub(super) async fn declare(shared: &std::sync::Arc<Shared>, specs: &[TopicSpec]
         }
     }
     compare(shared, &existed).await?;
-    let (shared, specs) = (shared.clone(), specs.to_vec());
-    on_thread(move || specs.iter().try_for_each(|spec| settle(&shared, spec))).await
+    let specs = specs.to_vec();
+    shared.ask(move |shared| specs.iter().try_for_each(|spec| settle(shared, spec))).await
 }
 
 /// What a topic is set to, beyond what the cluster does by itself.
@@ -62,11 +64,11 @@ async fn compare(shared: &Shared, specs: &[TopicSpec]) -> Result<()> {
     }
     let topics: Vec<ResourceSpecifier<'_>> =
         specs.iter().map(|spec| ResourceSpecifier::Topic(spec.topic.as_str())).collect();
-    let described = shared.admin.describe_configs(&topics, &client::patient()).await;
+    let described = shared.asking().admin.describe_configs(&topics, &client::patient()).await;
     for (spec, described) in specs.iter().zip(described.map_err(failed("looking at topics"))?) {
         // Who may write to a topic need not be allowed to look at its settings.
         let Ok(described) = described else { continue };
-        for (name, wanted) in settings(&shared.spec, spec) {
+        for (name, wanted) in settings(&shared.clients.spec, spec) {
             let found = described.get(name).and_then(|entry| entry.value.as_deref());
             if let Some(found) = found.filter(|found| *found != wanted) {
                 tracing::warn!(topic = %spec.topic, setting = name, found, wanted, "a topic is set otherwise than declared, and is left so");
@@ -80,9 +82,9 @@ async fn compare(shared: &Shared, specs: &[TopicSpec]) -> Result<()> {
 fn settle(shared: &Shared, spec: &TopicSpec) -> Result<()> {
     let started = Instant::now();
     loop {
-        match partitions(&shared.asker, &spec.topic) {
+        match partitions(&shared.asking().committed, &spec.topic) {
             Ok(found) if found == spec.partitions => {
-                lock(&shared.partitions).insert(spec.topic.clone(), found);
+                shared.partitions.lock().insert(spec.topic.clone(), found);
                 return Ok(());
             }
             Ok(found) => {

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{assert_same, scratch, written_bytes};
-use crate::support::{Running, long, send_signal, until};
+use super::network::Network;
+use super::{assert_same, observe, scratch, written_bytes};
+use crate::support::{Running, get, long, send_signal, until};
 
 /// Brokers that are a test's own.
 struct Brokers {
@@ -17,15 +18,21 @@ struct Brokers {
 
 impl Brokers {
     fn start(count: u32) -> Self {
+        Self::start_with(count, "")
+    }
+
+    /// With settings of their own.
+    fn start_with(count: u32, settings: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut brokers = Self { dir, servers: String::new() };
-        brokers.servers = brokers.script(&["start"], &[&count.to_string()]);
+        brokers.servers = brokers.script(&["start"], &[&count.to_string()], settings);
         brokers
     }
 
-    fn script(&self, before: &[&str], after: &[&str]) -> String {
+    fn script(&self, before: &[&str], after: &[&str], settings: &str) -> String {
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/kafka/broker");
-        let output = Command::new(script).args(before).arg(self.dir.path()).args(after).output().unwrap();
+        let output =
+            Command::new(script).args(before).arg(self.dir.path()).args(after).env("EXTRA", settings).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
@@ -36,13 +43,13 @@ impl Brokers {
     }
 
     fn run(&self, number: u32) {
-        self.script(&["run"], &[&number.to_string()]);
+        self.script(&["run"], &[&number.to_string()], "");
     }
 }
 
 impl Drop for Brokers {
     fn drop(&mut self) {
-        self.script(&["stop"], &[]);
+        self.script(&["stop"], &[], "");
     }
 }
 
@@ -52,6 +59,7 @@ fn disturb(name: &str, count: u32, rounds: u32, rows: u64) {
     let expected = undisturbed.run();
     let brokers = Brokers::start(count);
     let scratch = scratch(name, Some(&brokers.servers), rows);
+    let observer = observe(&scratch, &brokers.servers);
     let mut worker = Running::start(&mut scratch.command(&["run", "p.toml", "--json"]));
     let mut seen = 0;
     for round in 0..rounds {
@@ -63,7 +71,7 @@ fn disturb(name: &str, count: u32, rounds: u32, rows: u64) {
         brokers.run(victim);
     }
     worker.ended_well();
-    assert_same(&scratch, &undisturbed, &expected);
+    assert_same(&scratch, observer, &undisturbed, &expected);
 }
 
 #[test]
@@ -74,4 +82,36 @@ fn a_broker_that_dies_in_the_middle_of_transactions_costs_nothing() {
 #[test]
 fn leaders_that_die_one_after_the_other_cost_nothing() {
     if long() { disturb("leaders", 3, 10, 2_000_000) } else { disturb("leaders", 3, 3, 200_000) }
+}
+
+#[test]
+fn a_worker_whose_broker_is_out_of_reach_says_so_keeps_its_memory_and_goes_on_by_itself() {
+    let rows = 200_000;
+    let undisturbed = scratch("away", None, rows);
+    let expected = undisturbed.run();
+    let network = Network::new();
+    let brokers = Brokers::start_with(1, &format!("advertised.listeners=PLAINTEXT://{}", network.address));
+    network.lead_to(&brokers.servers);
+    let scratch = scratch("away", Some(&network.address), rows);
+    let observer = observe(&scratch, &network.address);
+    let mut command = scratch.command(&["run", "p.toml", "--json", "--http", "0"]);
+    let mut worker = Running::start(command.env("FIDELIO_LOG", "info"));
+    let line = worker.wait_for_log("/metrics");
+    let address = line.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    until("something is written", || written_bytes(&scratch) > 0);
+    assert!(get(&address, "/readyz").starts_with("HTTP/1.1 200"));
+
+    network.cut();
+    until("it is not ready", || get(&address, "/readyz").starts_with("HTTP/1.1 503"));
+    let before = worker.resident_bytes();
+    worker.wait_for_log("the bus does not answer");
+    assert!(get(&address, "/readyz").contains("the bus: "));
+    assert!(get(&address, "/metrics").contains("\nfidelio_bus_up 0\n"));
+    std::thread::sleep(Duration::from_secs(if long() { 75 } else { 10 }));
+    let grown = worker.resident_bytes().saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes more than before");
+    network.mend();
+    worker.wait_for_log("the bus answers again");
+    worker.ended_well();
+    assert_same(&scratch, observer, &undisturbed, &expected);
 }

@@ -2,6 +2,8 @@
 //! happens to them.
 
 mod brokers;
+mod network;
+mod observer;
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use proptest::prelude::Rng;
 use proptest::test_runner::TestRunner;
 
+use self::observer::Observer;
 use crate::support::{Running, Scratch, Summary, broker, long, until};
 
 const PIPELINE: &str = r#"
@@ -68,13 +71,8 @@ fn scratch(name: &str, brokers: Option<&str>, rows: u64) -> Scratch {
 
 /// How often each row is in the sink's files.
 fn written(scratch: &Scratch) -> BTreeMap<String, u32> {
-    let mut rows = BTreeMap::new();
-    for partition in 0..4 {
-        for line in scratch.read(&format!("out/{partition}.ndjson")).lines() {
-            *rows.entry(line.to_owned()).or_default() += 1;
-        }
-    }
-    rows
+    let files: Vec<String> = (0..4).map(|partition| scratch.read(&format!("out/{partition}.ndjson"))).collect();
+    counted(files.iter().flat_map(|file| file.lines()))
 }
 
 /// How much is in the sink's files so far.
@@ -85,18 +83,31 @@ fn written_bytes(scratch: &Scratch) -> u64 {
 
 /// How often each row of a stage is in its topic, as a reader of committed messages sees it.
 fn published(scratch: &Scratch, stage: &str) -> BTreeMap<String, u32> {
-    let output = scratch.fidelio(&["topics", "p.toml", "--json"]);
-    let topics: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
-    let ending = format!(".{stage}.results");
-    let names = topics.iter().filter_map(|topic| topic["topic"].as_str());
-    let topic = names.filter(|name| name.ends_with(&ending)).collect::<Vec<_>>()[0].to_owned();
-    let output = scratch.fidelio(&["tail", &topic, "--pipeline", "p.toml"]);
+    let output = scratch.fidelio(&["tail", &results_of(scratch, stage), "--pipeline", "p.toml"]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    counted(String::from_utf8(output.stdout).unwrap().lines())
+}
+
+/// How often each row is there.
+fn counted<'a>(lines: impl IntoIterator<Item = &'a str>) -> BTreeMap<String, u32> {
     let mut rows = BTreeMap::new();
-    for line in String::from_utf8(output.stdout).unwrap().lines() {
+    for line in lines {
         *rows.entry(line.to_owned()).or_default() += 1;
     }
     rows
+}
+
+/// The topic of a stage's results.
+fn results_of(scratch: &Scratch, stage: &str) -> String {
+    let output = scratch.fidelio(&["topics", "p.toml", "--json"]);
+    let topics: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let ending = format!(".{stage}.results");
+    topics.iter().filter_map(|topic| topic["topic"].as_str()).find(|name| name.ends_with(&ending)).unwrap().to_owned()
+}
+
+/// Watches the results of `priced` while a pipeline runs there.
+fn observe(scratch: &Scratch, brokers: &str) -> Observer {
+    Observer::start(brokers, &results_of(scratch, "priced"), 4)
 }
 
 #[test]
@@ -146,6 +157,7 @@ fn workers_that_are_killed_lose_and_double_nothing() {
     let undisturbed = scratch("killed", None, rows);
     let expected = undisturbed.run();
     let scratch = scratch("killed", Some(&broker()), rows);
+    let observer = observe(&scratch, &broker());
     let start = || Running::start(&mut scratch.command(&["run", "p.toml", "--json"]));
     let mut random = TestRunner::default();
     let mut workers = [start(), start()];
@@ -158,11 +170,13 @@ fn workers_that_are_killed_lose_and_double_nothing() {
     for worker in workers.iter_mut() {
         worker.ended_well();
     }
-    assert_same(&scratch, &undisturbed, &expected);
+    assert_same(&scratch, observer, &undisturbed, &expected);
 }
 
-/// The pipeline has ended as the undisturbed one has.
-fn assert_same(scratch: &Scratch, undisturbed: &Scratch, expected: &Summary) {
+/// The pipeline has ended as the undisturbed one has, and whoever watched has seen nothing else.
+fn assert_same(scratch: &Scratch, observer: Observer, undisturbed: &Scratch, expected: &Summary) {
+    let observed = observer.seen();
+    assert_eq!(counted(observed.iter().map(String::as_str)), published(undisturbed, "priced"));
     let found = scratch.run();
     found.assert_balanced();
     assert_eq!(found.counts(), expected.counts());
@@ -178,6 +192,7 @@ fn a_worker_that_was_frozen_while_others_took_over_changes_nothing_any_more() {
     let undisturbed = scratch("frozen", None, rows);
     let expected = undisturbed.run();
     let scratch = scratch("frozen", Some(&broker()), rows);
+    let observer = observe(&scratch, &broker());
     let start = || Running::start(&mut scratch.command(&["run", "p.toml", "--json"]));
     let mut frozen = start();
     until("it has written something", || written_bytes(&scratch) > 0);
@@ -189,5 +204,5 @@ fn a_worker_that_was_frozen_while_others_took_over_changes_nothing_any_more() {
     for worker in [&mut frozen, &mut other] {
         worker.ended_well();
     }
-    assert_same(&scratch, &undisturbed, &expected);
+    assert_same(&scratch, observer, &undisturbed, &expected);
 }
