@@ -103,7 +103,7 @@ fn commit(group: &mut Group, topology: &Topology, batch: &::arrow::record_batch:
         (bus, lease)
     });
     let record = Record {
-        value: arrow::encode(batch).unwrap(),
+        value: Some(arrow::encode(batch).unwrap()),
         rows: batch.num_rows() as u32,
         batch: Some(batch.clone()),
         ..Record::default()

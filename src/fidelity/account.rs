@@ -91,7 +91,7 @@ async fn committed(log: &dyn Log, stage: &Stage) -> Result<Committed, Error> {
     let mut committed = Committed::default();
     for task in 0..log.extents(&topic).await?.len() as u32 {
         if let Some(message) = log.last(&topic.partition(task)).await? {
-            let checkpoint = Checkpoint::decode(&message.record.value).map_err(|error| Error::Checkpoint {
+            let checkpoint = Checkpoint::decode(message.record.payload()).map_err(|error| Error::Checkpoint {
                 stage: stage.name.clone(),
                 task,
                 error,

@@ -300,7 +300,7 @@ fn is_json(message: &Message) -> bool {
 fn batch_of(message: &Message) -> Result<RecordBatch, arrow::Error> {
     match &message.record.batch {
         Some(batch) => Ok(batch.clone()),
-        None => arrow::decode(message.record.value.clone()),
+        None => arrow::decode(message.record.value.clone().unwrap_or_default()),
     }
 }
 
@@ -354,7 +354,7 @@ fn decode_lines(
     let mut bytes = bytes::BytesMut::new();
     for message in &run {
         let start = bytes.len() as u32;
-        bytes.extend_from_slice(&message.record.value);
+        bytes.extend_from_slice(message.record.payload());
         raw.rows.push(start..bytes.len() as u32);
         bytes.extend_from_slice(b"\n");
     }

@@ -73,7 +73,7 @@ impl Origins {
         let original = match self {
             Origins::Source { rows, kept } => rows.record(number(kept.as_deref(), reject.row)),
             Origins::Message { message, .. } => Record {
-                value: arrow::encode(&batch.slice(reject.row, 1)).unwrap_or_default(),
+                value: Some(arrow::encode(&batch.slice(reject.row, 1)).unwrap_or_default()),
                 headers: message.record.headers.clone(),
                 rows: 1,
                 arrived: message.record.arrived,
@@ -100,7 +100,7 @@ impl SourceRows {
     }
 
     fn record(&self, row: usize) -> Record {
-        Record { value: self.block.rows.row(row), rows: 1, arrived: self.block.arrived, ..Record::default() }
+        Record { value: Some(self.block.rows.row(row)), rows: 1, arrived: self.block.arrived, ..Record::default() }
     }
 }
 

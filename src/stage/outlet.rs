@@ -162,7 +162,7 @@ impl Outlet {
                         let id = format!("{}/results/{ordinal}", part.rows.origins.origin(origin));
                         let key = if key.is_empty() { None } else { Some(Bytes::copy_from_slice(keys.key(row)?)) };
                         let headers = self.json_headers(id);
-                        let record = Record { key, value, headers, rows: 1, arrived, batch: None };
+                        let record = Record { key, value: Some(value), headers, rows: 1, arrived, batch: None };
                         made.push(Made::new(origin, &to, record));
                     }
                 }
@@ -199,7 +199,8 @@ impl Outlet {
                     data: &data,
                 };
                 let headers = vec![header("content-type", cloudevents::CONTENT_TYPE)];
-                let record = Record { value: event.structured()?, headers, rows: 1, arrived, ..Record::default() };
+                let record =
+                    Record { value: Some(event.structured()?), headers, rows: 1, arrived, ..Record::default() };
                 made.push(Made::new(origin, &to, record));
             }
         }
@@ -319,7 +320,7 @@ fn arrow_records(
         return Ok(records);
     };
     let headers = vec![header("content-type", codec::arrow::CONTENT_TYPE), header("fidelio-task", task.to_string())];
-    Ok(vec![Record { value, headers, rows: rows as u32, arrived, batch: Some(batch), key: None }])
+    Ok(vec![Record { value: Some(value), headers, rows: rows as u32, arrived, batch: Some(batch), key: None }])
 }
 
 /// A stage as the source of CloudEvents: `/<company>/<namespace>/<stage>`.

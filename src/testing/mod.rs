@@ -172,7 +172,7 @@ async fn results(bus: &Memory, stage: &Stage) -> Result<Vec<Value>, Error> {
                     values.push(serde_json::from_slice(&row)?);
                 }
             }
-            None => values.push(serde_json::from_slice(&message.record.value)?),
+            None => values.push(serde_json::from_slice(message.record.payload())?),
         }
     }
     Ok(values)
@@ -182,7 +182,7 @@ async fn events(bus: &Memory, stage: &Stage) -> Result<Vec<Value>, Error> {
     let prefix = format!("{}.", stage.full_name);
     let mut values = Vec::new();
     for message in messages(bus, Topic::of(&stage.full_name, Channel::Events)).await? {
-        let mut event: Value = serde_json::from_slice(&message.record.value)?;
+        let mut event: Value = serde_json::from_slice(message.record.payload())?;
         // A test names an event as the pipeline does.
         if let Some(kind) = event.get_mut("type")
             && let Some(name) = kind.as_str().and_then(|kind| kind.strip_prefix(&prefix)).map(str::to_owned)
@@ -199,7 +199,7 @@ async fn dead_letters(bus: &Memory, stage: &Stage) -> Result<Vec<Value>, Error> 
     let letters = messages.iter().filter_map(DeadLetter::from_message);
     Ok(letters
         .map(|letter| {
-            let row = codec::arrow::decode(letter.original.value)
+            let row = codec::arrow::decode(letter.original.value.unwrap_or_default())
                 .ok()
                 .and_then(|batch| json::rows_to_values(&batch).ok()?.into_iter().next());
             serde_json::json!({ "class": letter.class.as_str(), "message": letter.message, "row": row })

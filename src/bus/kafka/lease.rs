@@ -184,7 +184,7 @@ fn start(shared: &Shared, group: &Group, task: u32) -> Result<(BaseProducer<Cont
     let assigned = offsets(&positions).and_then(|offsets| consumer.assign(&offsets));
     assigned.map_err(failed("reading a task's inputs"))?;
     let last = reader::last(shared, &group.checkpoint.partition(task))?;
-    let checkpoint = last.map(|message| message.record.value);
+    let checkpoint = last.and_then(|message| message.record.value);
     let partitions = positions.keys().cloned().collect();
     let inputs = Inputs { consumer, arrived, partitions, pending: VecDeque::new() };
     Ok((producer, inputs, Resume { checkpoint, positions, missed: 0 }))
