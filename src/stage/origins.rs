@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use ::arrow::record_batch::RecordBatch;
 
-use crate::bus::{Message, Record};
+use crate::bus::{Header, Message, Record};
 use crate::codec::arrow;
 use crate::connector::Block;
 use crate::failure::{DeadLetter, Origin, Reject};
+
+/// The headers of a W3C trace context.
+const TRACE: [&str; 2] = ["traceparent", "tracestate"];
 
 /// Rows on their way through a task.
 #[derive(Debug, Clone)]
@@ -66,6 +69,16 @@ impl Origins {
                 None => Origin { name: "".into(), partition: None, offset: 0, row: row as u64 },
             },
         }
+    }
+
+    /// The headers by which what is made of a row of the batch belongs to the trace that the row is of.
+    pub fn trace(&self, row: usize) -> impl Iterator<Item = Header> {
+        let message = match self {
+            Origins::Messages(messages) => messages.get(row),
+            Origins::Source { .. } | Origins::Message { .. } => None,
+        };
+        let headers = message.into_iter().flat_map(|message| &message.record.headers);
+        headers.filter(|header| TRACE.contains(&&*header.name)).cloned()
     }
 
     /// The dead letter of a row of the batch.

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::bus::{self, Bus, Group, Log};
+use crate::bus::{self, Bus, Group, Log, Topic};
 use crate::fidelity::{self, Account};
 use crate::stage::drained::Drained;
+use crate::stage::found;
 use crate::stage::plan::Plan;
 use crate::stage::running::RunningStage;
 use crate::stage::signals::{Phase, Signals};
@@ -82,6 +83,19 @@ pub enum Error {
     /// The pipeline has no stage of that name.
     #[error("the pipeline has no stage {0}")]
     UnknownStage(String),
+    /// A topic of others is not there.
+    #[error(
+        "stage {stage} {action} the topic {topic}, which does not exist, and is not the pipeline's own: make it first, or \
+             correct the name; a sink makes its topic where it says how, as in sink = {{ partitions = 6 }}"
+    )]
+    NoTopic {
+        /// The stage.
+        stage: Arc<str>,
+        /// Whether that reads or writes it.
+        action: &'static str,
+        /// Its name.
+        topic: Topic,
+    },
     /// The bus failed.
     #[error(transparent)]
     Bus(#[from] bus::Error),
@@ -117,6 +131,7 @@ impl Worker {
         if let Some(unknown) = options.stages.iter().find(|name| topology.stage(name).is_none()) {
             return Err(Error::UnknownStage(unknown.clone()));
         }
+        let topology = found::complete(bus.as_ref(), topology).await?;
         for stage in &topology.stages {
             bus.declare(&stage.topics).await?;
         }

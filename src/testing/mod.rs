@@ -10,7 +10,7 @@ use ::arrow::record_batch::RecordBatch;
 use serde_json::Value;
 
 use crate::bus::memory::Memory;
-use crate::bus::{self, Bus as _, Change, Channel, Commit, Group, Limit, Log, Topic};
+use crate::bus::{self, Bus as _, Change, Channel, Cleanup, Commit, Group, Limit, Log, Topic, TopicSpec};
 use crate::checkpoint::Checkpoint;
 use crate::codec::{self, Decoder as _, RawRows, json};
 use crate::config::{Row, Test};
@@ -72,6 +72,10 @@ pub enum Error {
 pub async fn run(test: &Test, topology: &Arc<Topology>) -> Result<Outcome, Error> {
     let bus = Arc::new(Memory::new());
     let subject = stage(topology, &test.stage.value)?;
+    for topic in topology.stages.iter().flat_map(|stage| [stage.reads(), stage.writes()]).flatten() {
+        let cleanup = Cleanup::Delete { age: None, bytes: None };
+        bus.declare(&[TopicSpec { topic, partitions: 1, cleanup }]).await?;
+    }
     let given: BTreeSet<&str> = test.given.iter().map(|(name, _)| name.value.as_str()).collect();
     for (name, rows) in &test.given {
         publish(bus.as_ref(), stage(topology, &name.value)?, rows).await?;

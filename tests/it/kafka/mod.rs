@@ -2,6 +2,7 @@
 //! happens to them.
 
 mod brokers;
+mod interop;
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -11,6 +12,9 @@ use proptest::prelude::Rng;
 use proptest::test_runner::TestRunner;
 
 use crate::support::{Running, Scratch, Summary, broker, long, until};
+
+/// How long another client may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const PIPELINE: &str = r#"
 [pipeline]
