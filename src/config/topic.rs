@@ -21,16 +21,17 @@ const PARTS: [(&str, Part); 6] = [
 /// What is particular to a source of that kind.
 pub(super) fn source(table: &Table) -> Option<TopicSource> {
     let topic = name(table);
-    format(table)?;
+    let format = format(table);
     let columns = table.get("columns").map(|value| columns(&value)).unwrap_or_default();
     let follow = table.get("follow").and_then(|value| value.boolean()).unwrap_or(true);
+    format?;
     Some(TopicSource { topic: topic?, columns, follow })
 }
 
 /// What is particular to a sink of that kind.
 pub(super) fn sink(table: &Table) -> Option<TopicSink> {
     let topic = name(table);
-    format(table)?;
+    let format = format(table);
     let key = table.get("key").map_or(Some(Vec::new()), |value| names(&value, "key = [\"customer\"]"));
     let tombstone =
         table.get("tombstone").and_then(|value| value.string("the column that says where there is no value"));
@@ -40,6 +41,7 @@ pub(super) fn sink(table: &Table) -> Option<TopicSink> {
     }
     let partitions = table.get("partitions").and_then(|value| value.integer(1, MAX_PARTITIONS.into()));
     let partitions = partitions.and_then(|number| u32::try_from(number).ok());
+    format?;
     Some(TopicSink { topic: topic?, key: key?, tombstone, partitions })
 }
 

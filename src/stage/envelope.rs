@@ -271,7 +271,7 @@ mod tests {
             reasons,
             [
                 "0 decode: expected an object at byte 0, found the end",
-                "2 contract: the message is a tombstone, without a value: column `id` must not be null",
+                "2 contract: the message is a tombstone, without a value: column `id` is missing",
                 "3 contract: column `k` must not be null, and the message has nothing for it",
                 "4 decode: the key is not UTF-8; a column of type `bytea` takes any",
             ]

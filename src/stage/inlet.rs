@@ -320,7 +320,7 @@ fn decode_batch(
     dead_letters: &mut Vec<DeadLetter>,
 ) -> Result<(RecordBatch, Origins), TaskError> {
     if batch.schema_ref() == schema {
-        return Ok((batch, Origins::Message { message, kept: None }));
+        return Ok((batch, Origins::message(message, None)));
     }
     let names = |schema: &SchemaRef| schema.fields().iter().map(|field| field.name().clone()).collect::<BTreeSet<_>>();
     if names(batch.schema_ref()) != names(schema) {
@@ -329,7 +329,7 @@ fn decode_batch(
         return Err(TaskError::Contract { partition: message.partition, offset: message.offset, found, wanted });
     }
     let (mut good, mut kept) = (Vec::new(), Vec::new());
-    let whole = Origins::Message { message, kept: None };
+    let whole = Origins::message(message, None);
     let pieces = narrow(0..batch.num_rows(), &mut |rows: Range<usize>| {
         arrow::conform(batch.slice(rows.start, rows.len()), schema)
     });
@@ -346,7 +346,7 @@ fn decode_batch(
         }
     }
     let Origins::Message { message, .. } = whole else { return Ok((batch, whole)) };
-    Ok((concat_batches(schema, &good)?, Origins::Message { message, kept: Some(kept) }))
+    Ok((concat_batches(schema, &good)?, Origins::message(message, Some(kept))))
 }
 
 /// Messages of one row each, as one batch.

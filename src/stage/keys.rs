@@ -154,10 +154,10 @@ mod tests {
         let numbers =
             |parts: Vec<Part>| parts.iter().map(|(number, _, part)| (*number, part.num_rows())).collect::<Vec<_>>();
         assert_eq!(numbers(spread(&batch(), &[], 2, 1).unwrap()), [(0, 1), (1, 2)]);
-        let keyed = [partition(b"EWR", 70), 5, partition(b"JFK", 70)];
+        let keyed = [partition(b"EWR", 70), 7, partition(b"JFK", 70)];
         let mut expected: Vec<(u32, usize)> = keyed.into_iter().map(|number| (number, 1)).collect();
         expected.sort_unstable();
-        assert_eq!(numbers(spread(&batch(), &[0], 70, 4).unwrap()), expected);
+        assert_eq!(numbers(spread(&batch(), &[0], 70, 6).unwrap()), expected);
     }
 
     #[test]

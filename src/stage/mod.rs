@@ -17,6 +17,7 @@ mod published;
 mod running;
 mod signals;
 mod task;
+mod trace;
 mod worker;
 
 pub(crate) use outlet::results_of;

@@ -13,6 +13,7 @@ use crate::stage::TaskError;
 use crate::stage::keys::{self, Keys};
 use crate::stage::outlet::{HEADROOM_BYTES, header, source};
 use crate::stage::process::Processed;
+use crate::stage::trace::{self, Context};
 use crate::topology::Stage;
 
 /// A topic that rows go to, and how.
@@ -103,10 +104,13 @@ impl Published {
         let mut made = Vec::new();
         match self.format {
             Format::Arrow => {
+                let traced = part.rows.origins.are_traced();
                 for (number, rows, batch) in split {
                     let to = self.topic.partition(number);
                     let origin = part.origin(result(&rows, 0));
-                    let records = arrow_records(batch, by)?;
+                    let trace = |row| part.rows.origins.trace(part.origin(result(&rows, row)));
+                    let traces: Vec<Context> = (0..if traced { batch.num_rows() } else { 0 }).map(trace).collect();
+                    let records = arrow_records(batch, &traces, by)?;
                     made.extend(records.into_iter().map(|record| Made::new(origin, &to, record)));
                 }
             }
@@ -218,19 +222,25 @@ pub(super) fn ordinals(count: usize, origin: impl Fn(usize) -> usize) -> Vec<u32
         .collect()
 }
 
-/// The batch as messages, each below the bus's limit.
-fn arrow_records(batch: RecordBatch, by: Publisher) -> Result<Vec<Record>, TaskError> {
+/// The batch as messages, each below the bus's limit. `traces` has the context of each row, or nothing where none is of any
+/// trace.
+fn arrow_records(batch: RecordBatch, traces: &[Context], by: Publisher) -> Result<Vec<Record>, TaskError> {
     let rows = batch.num_rows();
-    let fits = |bytes: usize| bytes + HEADROOM_BYTES <= by.max_record_bytes || rows <= 1;
+    let traced = trace::headers(traces);
+    let traced_bytes: usize = traced.iter().map(|header| header.value.len()).sum();
+    let fits = |bytes: usize| bytes + traced_bytes + HEADROOM_BYTES <= by.max_record_bytes || rows <= 1;
     // Most of what does not fit is not even encoded to find out.
     let encoded = fits(codec::arrow::size_bytes(&batch)).then(|| codec::arrow::encode(&batch)).transpose()?;
     let Some(value) = encoded.filter(|value| fits(value.len())) else {
         let half = rows / 2;
-        let mut records = arrow_records(batch.slice(0, half), by)?;
-        records.extend(arrow_records(batch.slice(half, rows - half), by)?);
+        let (first, second) = traces.split_at(half.min(traces.len()));
+        let mut records = arrow_records(batch.slice(0, half), first, by)?;
+        records.extend(arrow_records(batch.slice(half, rows - half), second, by)?);
         return Ok(records);
     };
-    let headers = vec![header("content-type", codec::arrow::CONTENT_TYPE), header("fidelio-task", by.task.to_string())];
+    let mut headers =
+        vec![header("content-type", codec::arrow::CONTENT_TYPE), header("fidelio-task", by.task.to_string())];
+    headers.extend(traced);
     Ok(vec![Record {
         value: Some(value),
         headers,

@@ -103,7 +103,6 @@ fn lags(group: &str, topic: &str) -> Vec<String> {
 const PAYMENTS: &str = r#"
 [stages.raw]
 key = ["account"]
-format = "json"
 partitions = 2
 [stages.raw.source]
 kind = "topic"
