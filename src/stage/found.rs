@@ -36,6 +36,16 @@ async fn partitions(bus: &dyn Bus, stage: &Stage, action: &'static str, topic: &
     Ok(partitions)
 }
 
+/// What it means that a stage's own topics are not as they are to be.
+pub(super) fn explained(stage: &Stage, error: bus::Error) -> Error {
+    match (error, stage.reads()) {
+        (bus::Error::PartitionsDiffer { topic, found, wanted }, Some(read)) if topic != stage.results() => {
+            Error::Resized { stage: stage.name.clone(), topic: read, tasks: found, partitions: wanted }
+        }
+        (error, _) => error.into(),
+    }
+}
+
 /// With how many partitions the topic of a sink is made.
 fn to_make(stage: &Stage) -> Option<u32> {
     match &stage.work {

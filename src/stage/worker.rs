@@ -96,6 +96,21 @@ pub enum Error {
         /// Its name.
         topic: Topic,
     },
+    /// A topic of others has another number of partitions than when the stage first read it.
+    #[error(
+        "stage {stage} has {tasks} tasks, one for each partition that {topic} had when it first ran, and the topic has \
+             {partitions} now: give the stage another name, under which it reads all of them from the oldest message on"
+    )]
+    Resized {
+        /// The stage.
+        stage: Arc<str>,
+        /// The topic that it reads.
+        topic: Topic,
+        /// How many partitions it had.
+        tasks: u32,
+        /// How many it has.
+        partitions: u32,
+    },
     /// The bus failed.
     #[error(transparent)]
     Bus(#[from] bus::Error),
@@ -133,7 +148,7 @@ impl Worker {
         }
         let topology = found::complete(bus.as_ref(), topology).await?;
         for stage in &topology.stages {
-            bus.declare(&stage.topics).await?;
+            bus.declare(&stage.topics).await.map_err(|error| found::explained(stage, error))?;
         }
         let groups: Vec<Group> = topology.stages.iter().map(|stage| stage.group()).collect();
         bus.enroll(&groups).await?;

@@ -353,3 +353,56 @@ fn a_topic_that_is_not_there_is_named_at_the_start_and_not_made() {
     assert!(said.contains(&format!("stage out writes the topic {output}, which does not exist")), "{said}");
     assert!(!tool("topics", &["--list"], "").lines().any(|topic| topic == output));
 }
+
+#[test]
+fn a_topic_that_others_compact_has_gaps_and_is_read_to_its_end_nonetheless() {
+    let (input, output) = (name("compacted"), name("kept"));
+    let often =
+        ["cleanup.policy=compact", "segment.ms=100", "min.cleanable.dirty.ratio=0.001", "max.compaction.lag.ms=100"];
+    make(&input, 1, &often);
+    make(&output, 1, &[]);
+    let producer = producer(None);
+    let write = |numbers: std::ops::Range<u32>| {
+        for n in numbers {
+            send(&producer, &input, &format!("k{}", n % 7), &format!("{{\"n\":{n}}}"));
+        }
+        producer.flush(PATIENCE).unwrap();
+    };
+    let scratch = pipeline("compacted", COPY, (&input, &output));
+    let is_there = |n: u32| tail(&scratch, &input).iter().any(|row| row["row"]["n"] == n);
+    // Only segments that are closed are compacted, and one is when something comes after its time.
+    write(0..100);
+    let mut next = 100;
+    until("older messages of a key are gone", || {
+        write(next..next + 1);
+        next += 1;
+        !is_there(50)
+    });
+    let rows = |topic: &str| -> Vec<(String, u64)> {
+        let rows = tail(&scratch, topic).into_iter();
+        rows.map(|row| (row["key"].to_string(), row["row"]["n"].as_u64().unwrap())).collect()
+    };
+    let before = rows(&input);
+    scratch.run().assert_balanced();
+    let found = rows(&output);
+    // More of it may have gone meanwhile, but never the last message of a key.
+    let last = |rows: &[(String, u64)]| -> BTreeMap<String, u64> { rows.iter().cloned().collect() };
+    assert_eq!(last(&found), last(&before));
+    assert!(found.len() < next as usize && found.iter().all(|row| before.contains(row)));
+    assert!(found.is_sorted_by_key(|(_, n)| *n));
+    assert_eq!(lags(&format!("acme.compacted-{}.in", std::process::id()), &input), ["0"]);
+}
+
+#[test]
+fn a_topic_that_others_have_given_more_partitions_is_not_read_in_part() {
+    let (input, output) = (name("growing"), name("grown"));
+    make(&input, 1, &[]);
+    make(&output, 1, &[]);
+    let scratch = pipeline("growing", COPY, (&input, &output));
+    scratch.run().assert_balanced();
+    tool("topics", &["--alter", "--topic", &input, "--partitions", "2"], "");
+    let refused = scratch.fidelio(&["run", "p.toml"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains(&format!("one for each partition that {input} had when it first ran")), "{said}");
+}
