@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use fidelio::config::{Bus, Draft, Embedded, Input, Output, Pipeline, Sync};
+use fidelio::config::{Bus, Draft, Embedded, Input, Output, Pipeline, Sink, Source, Spanned, Sync, Work};
 use fidelio::sql::Engine;
 use fidelio::stage::{Options, Worker};
 use fidelio::telemetry::Registry;
@@ -49,11 +49,13 @@ fn pipeline(input: &std::path::Path, run: &std::path::Path) -> Pipeline {
         Bus::Embedded(Embedded { data_dir: run.join("log"), sync: Sync::Commit, retention: Default::default() });
     for stage in &mut pipeline.stages {
         match &mut stage.work {
-            fidelio::config::Work::Source(source) => {
-                source.value.input = Input::File { path: input.to_owned(), compression: None, follow: false };
+            Work::Source(Spanned { value: Source::Lines(source), .. }) => {
+                source.input = Input::File { path: input.to_owned(), compression: None, follow: false };
             }
-            fidelio::config::Work::Sink(sink) => sink.value.output = Output::File { path: run.join("out.ndjson") },
-            fidelio::config::Work::Sql(_) => {}
+            Work::Sink(Spanned { value: Sink::Lines(sink), .. }) => {
+                sink.output = Output::File { path: run.join("out.ndjson") };
+            }
+            _ => {}
         }
     }
     pipeline

@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use fidelio::bus::{Change, Commit, Outgoing, Record};
 use fidelio::codec::{Decoder as _, Encoder as _, Text, arrow, json};
+use fidelio::config::{Input, Source};
 use fidelio::connector::{self, Polled};
 use fidelio::topology::{Topology, Work};
 
@@ -66,9 +67,11 @@ fn poll(group: &mut Group, topology: &Topology, text: &str) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.ndjson");
     std::fs::write(&path, text).unwrap();
-    let Work::Source(spec) = &topology.stage("orders").unwrap().work else { unreachable!("orders is a source") };
+    let Work::Source(Source::Lines(spec)) = &topology.stage("orders").unwrap().work else {
+        unreachable!("orders is a source of lines")
+    };
     let mut spec = spec.clone();
-    spec.input = fidelio::config::Input::File { path, compression: None, follow: false };
+    spec.input = Input::File { path, compression: None, follow: false };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let limit = fidelio::bus::Limit { rows: EVENTS, bytes: 64 << 20 };
     group.bench_function("poll-file", |bench| {
@@ -103,7 +106,7 @@ fn commit(group: &mut Group, topology: &Topology, batch: &::arrow::record_batch:
         (bus, lease)
     });
     let record = Record {
-        value: arrow::encode(batch).unwrap(),
+        value: Some(arrow::encode(batch).unwrap()),
         rows: batch.num_rows() as u32,
         batch: Some(batch.clone()),
         ..Record::default()

@@ -18,7 +18,7 @@ impl Budget {
     /// Whether the record still fits; if so, it is taken off. The first one always fits.
     pub(super) fn take(&mut self, record: &Record) -> bool {
         let rows = (record.rows as usize).max(1);
-        let bytes = record.value.len();
+        let bytes = record.payload().len();
         if !self.untouched && (rows > self.rows || bytes > self.bytes) {
             // Whatever comes next would be out of order, even where it is smaller.
             *self = Self { rows: 0, bytes: 0, untouched: false };
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     fn record(rows: u32, bytes: usize) -> Record {
-        Record { rows, value: vec![0; bytes].into(), ..Record::default() }
+        Record { rows, value: Some(vec![0; bytes].into()), ..Record::default() }
     }
 
     #[test]

@@ -286,7 +286,11 @@ impl Lease for MemoryLease {
         let positions = state.positions(&self.group, self.task)?;
         let checkpoints = state.partition(&self.group.checkpoint.partition(self.task))?;
         self.cursors = positions.clone().into_iter().collect();
-        Ok(Resume { checkpoint: checkpoints.records.back().map(|record| record.value.clone()), positions, missed: 0 })
+        Ok(Resume {
+            checkpoint: checkpoints.records.back().and_then(|record| record.value.clone()),
+            positions,
+            missed: 0,
+        })
     }
 
     async fn poll(&mut self, limit: Limit, wait: Duration) -> Result<Vec<Message>> {

@@ -35,8 +35,8 @@ pub type Positions = BTreeMap<TopicPartition, u64>;
 pub struct Record {
     /// The key that partitions and compacts; empty for Arrow results, whose rows have keys of their own.
     pub key: Option<Bytes>,
-    /// The payload, in the topic's format.
-    pub value: Bytes,
+    /// The payload, in the topic's format; `None` is a tombstone, which says that there is nothing any more under the key.
+    pub value: Option<Bytes>,
     /// Names and values beside the payload, in the order in which they were added; a name can occur more than once.
     pub headers: Vec<Header>,
     /// The number of rows in the payload.
@@ -63,10 +63,15 @@ impl Record {
         self.headers.iter().find(|header| *header.name == *name).map(|header| &header.value)
     }
 
+    /// The payload; a tombstone has no bytes either.
+    pub fn payload(&self) -> &[u8] {
+        self.value.as_deref().unwrap_or_default()
+    }
+
     /// Bytes that the record takes of a bus's message size: key, value and headers.
     pub fn size_bytes(&self) -> usize {
         let headers: usize = self.headers.iter().map(|header| header.name.len() + header.value.len()).sum();
-        self.key.as_ref().map_or(0, Bytes::len) + self.value.len() + headers
+        self.key.as_ref().map_or(0, Bytes::len) + self.payload().len() + headers
     }
 }
 
@@ -111,7 +116,7 @@ impl Commit {
     fn into_records(self, checkpoint: TopicPartition) -> (Vec<Outgoing>, Positions) {
         // A topic that keeps the last message keeps it by its key.
         let key = Some(Bytes::from_static(b"checkpoint"));
-        let record = Record { key, value: self.checkpoint, ..Record::default() };
+        let record = Record { key, value: Some(self.checkpoint), ..Record::default() };
         let mut records = self.results;
         records.extend(self.events);
         records.extend(self.dead_letters);

@@ -52,6 +52,10 @@ pub enum Channel {
 }
 
 impl Channel {
+    /// Every channel, in the order in which they are listed.
+    pub const ALL: [Channel; 5] =
+        [Channel::Results, Channel::Events, Channel::Commands, Channel::DeadLetters, Channel::Checkpoint];
+
     /// The last part of the topic's name.
     pub fn suffix(self) -> &'static str {
         match self {

@@ -12,7 +12,7 @@ use super::pipeline;
 /// Print a pipeline as a Mermaid flowchart.
 ///
 /// It has the stages and the topics between them with their partitions; GitHub, GitLab and <https://mermaid.live> draw
-/// it. Sources lean right, sinks lean left, and topics of domain events are round.
+/// it. Sources lean right, sinks lean left, topics of domain events are round, and topics of others are drums.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_STATUS)]
 pub(super) struct Args {
@@ -35,6 +35,12 @@ fn mermaid(topology: &Topology) -> String {
         out.push_str(&format!("  s{number}{}\n", shape(stage)));
     }
     for (number, stage) in topology.stages.iter().enumerate() {
+        if let Some(topic) = stage.reads() {
+            out.push_str(&format!("  i{number}[(\"{topic}\")] --> s{number}\n"));
+        }
+        if let Some(topic) = stage.writes() {
+            out.push_str(&format!("  s{number} --> o{number}[(\"{topic}\")]\n"));
+        }
         for from in &stage.from {
             let feeder = topology.stages.iter().enumerate().find(|(_, feeder)| feeder.name == *from);
             if let Some((feeder_number, feeder)) = feeder {
@@ -45,7 +51,8 @@ fn mermaid(topology: &Topology) -> String {
         }
         if !stage.events.is_empty() {
             let types: Vec<&str> = stage.events.iter().map(|(name, _)| &**name).collect();
-            let topic = format!("{}<br/>{}", stage.topic(Channel::Events), partitions(stage.tasks));
+            let partitions = stage.reads().map_or_else(|| partitions(stage.tasks), |read| format!("as {read}"));
+            let topic = format!("{}<br/>{partitions}", stage.topic(Channel::Events));
             out.push_str(&format!("  s{number} -.->|\"{}\"| e{number}([\"{topic}\"])\n", types.join(", ")));
         }
     }

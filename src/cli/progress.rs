@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 use tokio::task::JoinHandle;
 
-use crate::config::{Input, Source};
+use crate::config::{Input, LineSource, Source};
 use crate::connector::InputBytes;
 use crate::stage::Meters;
 use crate::topology::{Stage, Topology, Work};
@@ -64,7 +64,7 @@ impl Bars {
 
 fn bar(stage: &Stage, width: usize) -> ProgressBar {
     let template = match &stage.work {
-        Work::Source(Source { input: Input::File { follow: false, .. }, .. }) => {
+        Work::Source(Source::Lines(LineSource { input: Input::File { follow: false, .. }, .. })) => {
             "{prefix} {bar:30} {msg} rows, {bytes} of {total_bytes}, {eta} left"
         }
         Work::Source(_) => "{prefix} {spinner} {human_pos} rows, {per_sec}",

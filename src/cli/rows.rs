@@ -10,10 +10,14 @@ use crate::codec;
 use crate::failure::DeadLetter;
 
 /// The rows of a message, each as the text of a JSON value, columns in the order of the schema. A payload of no known
-/// format is its text, or an object with its bytes in base64 where it is not text.
+/// format is its text, or an object with its bytes in base64 where it is not text; a tombstone is null.
 pub(super) fn rows(message: &Message) -> Vec<String> {
     match DeadLetter::from_message(message) {
         Some(letter) => vec![dead_letter(&letter, message).to_string()],
+        // Others need not say of their messages what they are.
+        None if message.record.header("content-type").is_none() && is_json(message.record.payload()) => {
+            vec![String::from_utf8_lossy(message.record.payload()).into_owned()]
+        }
         None => payload(&message.record),
     }
 }
@@ -42,21 +46,26 @@ fn parsed(row: &str) -> Value {
     serde_json::from_str(row).unwrap_or_else(|_| Value::from(row))
 }
 
+fn is_json(text: &[u8]) -> bool {
+    serde_json::from_slice::<IgnoredAny>(text).is_ok()
+}
+
 fn payload(record: &Record) -> Vec<String> {
+    let Some(value) = &record.value else { return vec![Value::Null.to_string()] };
     let content_type = record.header("content-type").map(|value| value.as_ref()).unwrap_or_default();
     if content_type == codec::arrow::CONTENT_TYPE.as_bytes()
-        && let Ok(batch) = codec::arrow::decode(record.value.clone())
+        && let Ok(batch) = codec::arrow::decode(value.clone())
         && let Ok(rows) = codec::json::rows_to_text(&batch)
     {
         return rows.iter().map(|row| String::from_utf8_lossy(row).into_owned()).collect();
     }
     if content_type.ends_with(b"json")
-        && let Ok(text) = std::str::from_utf8(&record.value)
-        && serde_json::from_str::<IgnoredAny>(text).is_ok()
+        && let Ok(text) = std::str::from_utf8(value)
+        && is_json(value)
     {
         return vec![text.to_owned()];
     }
-    vec![text_or_base64(&record.value).to_string()]
+    vec![text_or_base64(value).to_string()]
 }
 
 fn text_or_base64(bytes: &[u8]) -> Value {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{exit, pipeline, progress, report};
-use crate::config::{self, Pipeline};
+use crate::config::{LineSink, Output, Pipeline, Sink};
 use crate::stage::{Options, Stop, Summary, Worker};
 use crate::telemetry::{Registry, http, logs};
 use crate::topology::{Topology, Work};
@@ -85,7 +85,8 @@ pub(super) async fn run(args: Args) -> ExitCode {
 }
 
 fn writes_to_stdout(topology: &Topology) -> bool {
-    topology.stages.iter().any(|stage| matches!(&stage.work, Work::Sink(sink) if sink.output == config::Output::Stdout))
+    let writes = |sink: &LineSink| sink.output == Output::Stdout;
+    topology.stages.iter().any(|stage| matches!(&stage.work, Work::Sink(Sink::Lines(sink)) if writes(sink)))
 }
 
 async fn run_pipeline(

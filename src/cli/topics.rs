@@ -1,5 +1,6 @@
 //! `fidelio topics`
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -7,20 +8,18 @@ use std::sync::Arc;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
-use crate::bus::{Channel, Cleanup, TopicSpec};
+use crate::bus::{Channel, Cleanup, Topic};
 use crate::config::Format;
 use crate::topology::{Stage, Topology};
 
 use super::output::{duration, print, print_json, size};
 use super::pipeline;
 
-const CHANNELS: [Channel; 5] =
-    [Channel::Results, Channel::Events, Channel::Commands, Channel::DeadLetters, Channel::Checkpoint];
-
 /// List the topics of a pipeline.
 ///
 /// Each with the stage that owns it, the number of its partitions, the format of its messages, how long they are kept
-/// at least, and the stages that read it. Events are for anyone.
+/// at least, and the stages that read it. Events are for anyone. Topics of others that stages read or write come last; how
+/// many partitions these have is found when the pipeline starts.
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_STATUS)]
 pub(super) struct Args {
@@ -44,15 +43,33 @@ pub(super) fn run(args: &Args) -> ExitCode {
 
 /// A topic and what is to be said about it.
 struct Entry<'a> {
-    spec: &'a TopicSpec,
-    owner: &'a str,
+    topic: Topic,
+    /// The stage that owns it; `None` for a topic of others.
+    owner: Option<&'a str>,
+    /// Stages that write it beside others.
+    writers: Vec<&'a str>,
+    partitions: Partitions,
     format: &'static str,
+    /// `None` where that is for others to say.
+    cleanup: Option<Cleanup>,
     readers: Vec<&'a str>,
 }
 
+/// How many partitions a topic has.
+enum Partitions {
+    /// So many.
+    Count(u32),
+    /// As many as the topic of others that its stage reads.
+    As(Topic),
+    /// That is for others to say.
+    Theirs,
+}
+
 fn entries(topology: &Topology) -> Vec<Entry<'_>> {
-    let of_stage = |stage| CHANNELS.iter().filter_map(move |channel| entry(topology, stage, *channel));
-    topology.stages.iter().map(Arc::as_ref).flat_map(of_stage).collect()
+    let of_stage = |stage| Channel::ALL.iter().filter_map(move |channel| entry(topology, stage, *channel));
+    let mut entries: Vec<Entry<'_>> = topology.stages.iter().map(Arc::as_ref).flat_map(of_stage).collect();
+    entries.extend(of_others(topology));
+    entries
 }
 
 fn entry<'a>(topology: &'a Topology, stage: &'a Stage, channel: Channel) -> Option<Entry<'a>> {
@@ -72,15 +89,53 @@ fn entry<'a>(topology: &'a Topology, stage: &'a Stage, channel: Channel) -> Opti
         Channel::DeadLetters => ("as it came", vec![owner]),
         Channel::Checkpoint => ("checkpoint", vec![owner]),
     };
-    Some(Entry { spec, owner, format, readers })
+    let partitions = match stage.reads().filter(|_| channel != Channel::Results) {
+        Some(read) => Partitions::As(read),
+        None => Partitions::Count(spec.partitions),
+    };
+    let (owner, cleanup) = (Some(owner), Some(spec.cleanup));
+    Some(Entry { topic, owner, writers: Vec::new(), partitions, format, cleanup, readers })
+}
+
+/// The topics of others that stages read or write, by name.
+fn of_others(topology: &Topology) -> impl Iterator<Item = Entry<'_>> {
+    let mut found: BTreeMap<Topic, (Vec<&str>, Vec<&str>)> = BTreeMap::new();
+    for stage in &topology.stages {
+        if let Some(topic) = stage.reads() {
+            found.entry(topic).or_default().0.push(&stage.name);
+        }
+        if let Some(topic) = stage.writes() {
+            found.entry(topic).or_default().1.push(&stage.name);
+        }
+    }
+    found.into_iter().map(|(topic, (readers, writers))| {
+        let partitions = Partitions::Theirs;
+        Entry { topic, owner: None, writers, partitions, format: "json", cleanup: None, readers }
+    })
 }
 
 impl Entry<'_> {
+    fn owner(&self) -> String {
+        match self.owner {
+            Some(owner) => owner.to_owned(),
+            None => [&["others"][..], &self.writers].concat().join(", "),
+        }
+    }
+
+    fn partitions(&self) -> String {
+        match &self.partitions {
+            Partitions::Count(count) => count.to_string(),
+            Partitions::As(topic) => format!("as {topic}"),
+            Partitions::Theirs => "-".to_owned(),
+        }
+    }
+
     fn retention(&self) -> String {
-        match self.spec.cleanup {
-            Cleanup::KeepLast => "last message".to_owned(),
-            Cleanup::Delete { age: None, bytes: None } => "no limit".to_owned(),
-            Cleanup::Delete { age, bytes } => {
+        match self.cleanup {
+            None => "-".to_owned(),
+            Some(Cleanup::KeepLast) => "last message".to_owned(),
+            Some(Cleanup::Delete { age: None, bytes: None }) => "no limit".to_owned(),
+            Some(Cleanup::Delete { age, bytes }) => {
                 let limits = [age.map(duration), bytes.map(size)];
                 limits.into_iter().flatten().collect::<Vec<_>>().join(", ")
             }
@@ -88,16 +143,21 @@ impl Entry<'_> {
     }
 
     fn json(&self) -> Value {
-        let retention = match self.spec.cleanup {
+        let retention = self.cleanup.map(|cleanup| match cleanup {
             Cleanup::KeepLast => json!({ "keep": "last" }),
             Cleanup::Delete { age, bytes } => {
                 json!({ "keep": "all", "age_seconds": age.map(|age| age.as_secs_f64()), "bytes": bytes })
             }
+        });
+        let partitions = match self.partitions {
+            Partitions::Count(count) => Some(count),
+            Partitions::As(_) | Partitions::Theirs => None,
         };
         json!({
-            "topic": self.spec.topic.as_str(),
+            "topic": self.topic.as_str(),
             "owner": self.owner,
-            "partitions": self.spec.partitions,
+            "writers": self.owner.map_or(self.writers.clone(), |owner| vec![owner]),
+            "partitions": partitions,
             "format": self.format,
             "retention": retention,
             "readers": self.readers,
@@ -114,9 +174,9 @@ fn table(entries: &[Entry<'_>]) -> String {
     }
     for entry in entries {
         table.add_row([
-            entry.spec.topic.as_str(),
-            entry.owner,
-            &entry.spec.partitions.to_string(),
+            entry.topic.as_str(),
+            &entry.owner(),
+            &entry.partitions(),
             entry.format,
             &entry.retention(),
             &entry.readers.join(", "),

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::cursor::{Table, Value};
 use super::decode::{path, size_of};
-use super::spec::{Compression, Input, LineFormat, Output, Sink, Source};
+use super::spec::{Compression, Input, LineFormat, LineSink, LineSource, Output, Sink, Source};
+use super::topic;
 
 const MAX_ROW_BYTES: u64 = 1 << 30;
 const DEFAULT_ROW_BYTES: usize = 64 << 20;
@@ -13,35 +14,43 @@ const DEFAULT_ROW_BYTES: usize = 64 << 20;
 enum SourceKind {
     File,
     Stdin,
+    Topic,
 }
 
 #[derive(Clone, Copy)]
 enum SinkKind {
     File,
     Stdout,
+    Topic,
 }
 
 /// `source = { … }`; `None` if it could not be made out.
 pub(super) fn source(value: &Value, dir: &Path) -> Option<Source> {
     let help = "write it as { kind = \"file\", path = \"…\" }";
     let table = value.table("`source`", help)?;
-    let kind = table.need("kind", "\"file\" or \"stdin\"");
-    let kind = kind?.choice(&[("file", SourceKind::File), ("stdin", SourceKind::Stdin)])?;
-    let input = match kind {
-        SourceKind::File => file_input(&table, dir),
-        SourceKind::Stdin => Some(Input::Stdin),
+    let kind = table.need("kind", "\"file\", \"stdin\" or \"topic\"");
+    let kinds = [("file", SourceKind::File), ("stdin", SourceKind::Stdin), ("topic", SourceKind::Topic)];
+    let source = match kind?.choice(&kinds)? {
+        SourceKind::File => lines(&table, file_input(&table, dir)).map(Source::Lines),
+        SourceKind::Stdin => lines(&table, Some(Input::Stdin)).map(Source::Lines),
+        SourceKind::Topic => topic::source(&table).map(Source::Topic),
     };
+    table.finish();
+    source
+}
+
+/// A source of lines, of which it is known where they are from.
+fn lines(table: &Table, input: Option<Input>) -> Option<LineSource> {
     let name = match &input {
         Some(Input::File { path, .. }) => Some(path.as_path()),
         _ => None,
     };
     let sure = input.is_some();
-    let format = line_format(&table, name, sure && name.is_none());
-    let null = null(&table, format);
+    let format = line_format(table, name, sure && name.is_none());
+    let null = null(table, format);
     let max_row_bytes = table.get("max_row_bytes").and_then(|value| size_of(&value, MAX_ROW_BYTES));
-    table.finish();
     let max_row_bytes = max_row_bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(DEFAULT_ROW_BYTES);
-    Some(Source { input: input?, format: format?, null, max_row_bytes })
+    Some(LineSource { input: input?, format: format?, null, max_row_bytes })
 }
 
 /// What is particular to `kind = "file"`.
@@ -74,19 +83,24 @@ fn null(table: &Table, format: Option<LineFormat>) -> Option<String> {
 pub(super) fn sink(value: &Value, dir: &Path) -> Option<Sink> {
     let help = "write it as { kind = \"file\", path = \"…\" }";
     let table = value.table("`sink`", help)?;
-    let kind = table.need("kind", "\"file\" or \"stdout\"");
-    let kind = kind?.choice(&[("file", SinkKind::File), ("stdout", SinkKind::Stdout)])?;
-    let path = match kind {
-        SinkKind::File => Some(file_output(&table, dir)),
-        SinkKind::Stdout => None,
+    let kind = table.need("kind", "\"file\", \"stdout\" or \"topic\"");
+    let kinds = [("file", SinkKind::File), ("stdout", SinkKind::Stdout), ("topic", SinkKind::Topic)];
+    let sink = match kind?.choice(&kinds)? {
+        SinkKind::File => file(&table, dir).map(Sink::Lines),
+        SinkKind::Stdout => {
+            line_format(&table, None, true).map(|format| Sink::Lines(LineSink { output: Output::Stdout, format }))
+        }
+        SinkKind::Topic => topic::sink(&table).map(Sink::Topic),
     };
-    let format = line_format(&table, path.as_ref().and_then(|path| path.as_deref()), path.is_none());
     table.finish();
-    let output = match path {
-        Some(path) => Output::File { path: path? },
-        None => Output::Stdout,
-    };
-    Some(Sink { output, format: format? })
+    sink
+}
+
+/// What is particular to `kind = "file"`.
+fn file(table: &Table, dir: &Path) -> Option<LineSink> {
+    let path = file_output(table, dir);
+    let format = line_format(table, path.as_deref(), false);
+    Some(LineSink { output: Output::File { path: path? }, format: format? })
 }
 
 /// The path of a file that is written.

@@ -15,6 +15,7 @@ mod stage;
 #[cfg(test)]
 mod tests;
 mod text;
+mod topic;
 mod units;
 
 use std::collections::BTreeMap;

@@ -270,8 +270,17 @@ pub enum Compression {
 }
 
 /// `source = { kind = …, … }`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Rows that stand in lines.
+    Lines(LineSource),
+    /// `kind = "topic"`
+    Topic(TopicSource),
+}
+
+/// A source of rows that stand in lines.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Source {
+pub struct LineSource {
     /// `kind` and what is particular to it.
     pub input: Input,
     /// `format`; of a file by default what its name says (`.csv`, `.ndjson`, `.jsonl`, `.json`, before `.gz` or `.zst`),
@@ -283,9 +292,9 @@ pub struct Source {
     pub max_row_bytes: usize,
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for LineSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source").field("input", &self.input).field("format", &self.format).finish_non_exhaustive()
+        f.debug_struct("LineSource").field("input", &self.input).field("format", &self.format).finish_non_exhaustive()
     }
 }
 
@@ -315,17 +324,26 @@ impl fmt::Debug for Input {
 }
 
 /// `sink = { kind = …, … }`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sink {
+    /// Rows are written as lines.
+    Lines(LineSink),
+    /// `kind = "topic"`
+    Topic(TopicSink),
+}
+
+/// A sink that writes rows as lines.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Sink {
+pub struct LineSink {
     /// `kind` and what is particular to it.
     pub output: Output,
     /// `format`; of a file by default what its name says, of standard output `ndjson`.
     pub format: LineFormat,
 }
 
-impl fmt::Debug for Sink {
+impl fmt::Debug for LineSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sink").field("output", &self.output).field("format", &self.format).finish()
+        f.debug_struct("LineSink").field("output", &self.output).field("format", &self.format).finish()
     }
 }
 
@@ -348,6 +366,48 @@ impl fmt::Debug for Output {
             Output::Stdout => "Stdout",
         })
     }
+}
+
+/// A source that reads a topic of the bus that others own: messages that are a JSON object each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicSource {
+    /// `topic`: its name.
+    pub topic: Spanned<String>,
+    /// `columns`: which columns of the schema are parts of a message beside its value.
+    pub columns: Vec<(Part, Spanned<String>)>,
+    /// `follow`: whether to wait for more at the end, which it does by default. If not, what is there when the run starts is
+    /// all.
+    pub follow: bool,
+}
+
+/// A part of a message beside its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// `key`: null where there is none.
+    Key,
+    /// `headers`: a JSON object of their values by name; of several of one name the last.
+    Headers,
+    /// `timestamp`: when it happened or was written, as whoever wrote it says.
+    Timestamp,
+    /// `partition`: the number of the partition.
+    Partition,
+    /// `offset`: the place in the partition.
+    Offset,
+    /// `tombstone`: whether there is no value, in which case the columns of the value are null.
+    Tombstone,
+}
+
+/// A sink that writes a topic of the bus that others own: a JSON object a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicSink {
+    /// `topic`: its name.
+    pub topic: Spanned<String>,
+    /// `key`: columns that make up a message's key, and so say which partition it goes to.
+    pub key: Vec<Spanned<String>>,
+    /// `tombstone`: a column that is true for messages without a value; it is no part of the value.
+    pub tombstone: Option<Spanned<String>>,
+    /// `partitions`: with how many the topic is made where it does not exist; if `None`, it has to.
+    pub partitions: Option<u32>,
 }
 
 /// `[[tests]]`: an example of what a stage makes of given rows. Its texts are taken as they stand: `${NAME}` means

@@ -9,8 +9,8 @@ use super::cursor::{Table, Value};
 use super::decode::{check_topic_word, duration_of, retention};
 use super::fault::Fault;
 use super::spec::{
-    Column, Event, EventTime, Format, Input, LineFormat, MAX_PARTITIONS, Output, Sink, Source, Spanned, Sql, Stage,
-    Work,
+    Column, Event, EventTime, Format, Input, LineFormat, LineSink, LineSource, MAX_PARTITIONS, Output, Sink, Source,
+    Spanned, Sql, Stage, Work,
 };
 use super::units::{is_event_name, to_event_name};
 
@@ -74,10 +74,11 @@ fn blank(name: Spanned<String>) -> Stage {
 /// Work of the kind that the stage seems to do, in place of what could not be made out.
 fn stand_in(table: &Table) -> Work {
     if table.get("source").is_some() {
-        let source = Source { input: Input::Stdin, format: LineFormat::Ndjson, null: None, max_row_bytes: 0 };
-        Work::Source(Spanned::new(source, 0..0))
+        let source = LineSource { input: Input::Stdin, format: LineFormat::Ndjson, null: None, max_row_bytes: 0 };
+        Work::Source(Spanned::new(Source::Lines(source), 0..0))
     } else if table.get("sink").is_some() {
-        Work::Sink(Spanned::new(Sink { output: Output::Stdout, format: LineFormat::Ndjson }, 0..0))
+        let sink = LineSink { output: Output::Stdout, format: LineFormat::Ndjson };
+        Work::Sink(Spanned::new(Sink::Lines(sink), 0..0))
     } else {
         Work::Sql(nothing())
     }
@@ -153,7 +154,7 @@ fn from(table: &Table, title: &str) -> Option<Vec<Spanned<String>>> {
 }
 
 /// An array of names; `None` if any of them could not be made out.
-fn names(value: &Value, example: &str) -> Option<Vec<Spanned<String>>> {
+pub(super) fn names(value: &Value, example: &str) -> Option<Vec<Spanned<String>>> {
     let help = format!("write it as {example}");
     let values = value.array(&help)?;
     let names: Vec<_> = values.iter().map(|value| value.string(&help)).collect();
@@ -168,6 +169,7 @@ fn refuse_results(table: &Table) {
             let fault = Fault::new(span, format!("a sink has no results, so it has no `{key}`"));
             let help = match key {
                 "format" => "the format of what it writes goes inside: sink = { format = … }",
+                "key" => "give it to the stage before; where the sink is a topic, it goes inside: sink = { key = … }",
                 _ => "give it to the stage before",
             };
             table.document.fault(fault.help(help));

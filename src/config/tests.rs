@@ -74,10 +74,10 @@ fn a_whole_pipeline_is_read_as_it_is_written() {
     assert_eq!((b.format, b.partitions.as_ref().map(|it| it.value)), (Format::Json, Some(4)));
     let columns: Vec<&str> = a.schema.iter().map(|column| column.name.value.as_str()).collect();
     assert_eq!(columns, ["x", "t"]);
-    let Work::Source(source) = &a.work else { panic!("a source") };
-    assert_eq!((source.value.format, source.value.null.as_deref()), (LineFormat::Csv, Some("hush")));
-    let Work::Sink(sink) = &c.work else { panic!("a sink") };
-    assert_eq!(sink.value.output, Output::File { path: "there/out/{partition}.csv".into() });
+    let Work::Source(Spanned { value: Source::Lines(source), .. }) = &a.work else { panic!("a source") };
+    assert_eq!((source.format, source.null.as_deref()), (LineFormat::Csv, Some("hush")));
+    let Work::Sink(Spanned { value: Sink::Lines(sink), .. }) = &c.work else { panic!("a sink") };
+    assert_eq!(sink.output, Output::File { path: "there/out/{partition}.csv".into() });
     let given = &pipeline.tests.first().unwrap().given.first().unwrap().1;
     assert_eq!(given.first().unwrap().values.get("t").unwrap(), "2013-01-01T10:00:00Z");
 }

@@ -25,7 +25,7 @@ use stdin::StdinSource;
 use stdout::StdoutSink;
 
 /// The source that the pipeline asks for, as task number `task` of `tasks` reads it.
-pub fn source(spec: &config::Source, task: u32, tasks: u32) -> Box<dyn Source> {
+pub fn source(spec: &config::LineSource, task: u32, tasks: u32) -> Box<dyn Source> {
     let (format, max_row_bytes) = (spec.format, spec.max_row_bytes);
     match &spec.input {
         Input::File { path, compression, follow } => {
@@ -40,7 +40,7 @@ pub fn source(spec: &config::Source, task: u32, tasks: u32) -> Box<dyn Source> {
 }
 
 /// The sink that the pipeline asks for, as task number `task` writes to it.
-pub fn sink(spec: &config::Sink, task: u32) -> Box<dyn Sink> {
+pub fn sink(spec: &config::LineSink, task: u32) -> Box<dyn Sink> {
     match &spec.output {
         Output::File { path } => Box::new(FileSink::new(path, task)),
         Output::Stdout => Box::new(StdoutSink::new(io::stdout())),
@@ -185,8 +185,8 @@ mod tests {
         std::fs::write(&from, "1\n2\n").unwrap();
         let input = Input::File { path: from, compression: None, follow: false };
         let format = LineFormat::Ndjson;
-        let mut source = source(&config::Source { input, format, null: None, max_row_bytes: 1000 }, 0, 1);
-        let mut sink = sink(&config::Sink { output: Output::File { path: to }, format }, 3);
+        let mut source = source(&config::LineSource { input, format, null: None, max_row_bytes: 1000 }, 0, 1);
+        let mut sink = sink(&config::LineSink { output: Output::File { path: to }, format }, 3);
         source.resume(None).await.unwrap();
         sink.resume(None, Bytes::new()).await.unwrap();
         sink.flush().await.unwrap();

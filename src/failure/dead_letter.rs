@@ -82,9 +82,9 @@ impl DeadLetter {
         add(OFFSET, self.origin.offset.to_string());
         add(ROW, self.origin.row.to_string());
         add(ATTEMPTS, self.attempts.to_string());
-        if record.value.len() > limit {
-            add(FULL_BYTES, record.value.len().to_string());
-            record.value.truncate(limit);
+        if let Some(value) = record.value.as_mut().filter(|value| value.len() > limit) {
+            record.headers.push(Header { name: FULL_BYTES.into(), value: value.len().to_string().into() });
+            value.truncate(limit);
         }
         record.batch = None;
         record
@@ -141,7 +141,7 @@ mod tests {
             partition in proptest::option::of(any::<u32>()),
             offset in any::<u64>(),
             row in any::<u64>(),
-            value in proptest::collection::vec(any::<u8>(), 0..64),
+            value in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..64)),
             key in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..8)),
         ) {
             let letter = DeadLetter {
@@ -152,7 +152,7 @@ mod tests {
                 attempts: 1,
                 original: Record {
                     key: key.map(Bytes::from),
-                    value: value.into(),
+                    value: value.map(Bytes::from),
                     headers: vec![Header { name: "content-type".into(), value: "text/csv".into() }],
                     rows: 1,
                     ..Record::default()
@@ -172,10 +172,10 @@ mod tests {
             message: "too large".into(),
             origin: Origin { name: "in.ndjson".into(), partition: None, offset: 7, row: 0 },
             attempts: 1,
-            original: Record { value: Bytes::from_static(b"0123456789"), ..Record::default() },
+            original: Record { value: Some(Bytes::from_static(b"0123456789")), ..Record::default() },
         };
         let record = letter.into_record(4);
-        assert_eq!(record.value, Bytes::from_static(b"0123"));
+        assert_eq!(record.payload(), b"0123");
         assert_eq!(record.header(FULL_BYTES), Some(&Bytes::from_static(b"10")));
     }
 }

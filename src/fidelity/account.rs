@@ -53,7 +53,11 @@ pub async fn accounts(log: &dyn Log, topology: &Topology) -> Result<Vec<Account>
         let inputs = stage.group().inputs;
         let pending = pending(log, &inputs, &committed.positions).await?;
         let from: u64 = stage.from.iter().filter_map(|name| published.get(name)).sum();
-        let given = given.unwrap_or(from.saturating_sub(committed.missed));
+        let given = match stage.reads() {
+            // What others have published nobody has counted.
+            Some(_) => counts.rows_in + pending,
+            None => given.unwrap_or(from.saturating_sub(committed.missed)),
+        };
         let lost = lost(given, &counts, pending, taken.unwrap_or(counts.rows_out));
         published.insert(stage.name.clone(), counts.rows_out);
         accounts.push(Account { stage: stage.name.clone(), counts, pending, lost });
@@ -91,7 +95,7 @@ async fn committed(log: &dyn Log, stage: &Stage) -> Result<Committed, Error> {
     let mut committed = Committed::default();
     for task in 0..log.extents(&topic).await?.len() as u32 {
         if let Some(message) = log.last(&topic.partition(task)).await? {
-            let checkpoint = Checkpoint::decode(&message.record.value).map_err(|error| Error::Checkpoint {
+            let checkpoint = Checkpoint::decode(message.record.payload()).map_err(|error| Error::Checkpoint {
                 stage: stage.name.clone(),
                 task,
                 error,

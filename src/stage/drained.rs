@@ -77,7 +77,7 @@ async fn has_ended(log: &dyn Bus, source: &Stage) -> Result<bool> {
     let checkpoints = source.group().checkpoint;
     for task in 0..source.tasks {
         let last = log.last(&checkpoints.partition(task)).await?;
-        let checkpoint = last.and_then(|message| Checkpoint::decode(&message.record.value).ok());
+        let checkpoint = last.and_then(|message| Checkpoint::decode(message.record.payload()).ok());
         let ended = checkpoint.is_some_and(|checkpoint| checkpoint.ended);
         if !ended {
             return Ok(false);

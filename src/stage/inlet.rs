@@ -18,16 +18,17 @@ use crate::connector::{self, Block, Source};
 use crate::failure::{Class, DeadLetter, Reject, narrow};
 use crate::stage::TaskError;
 use crate::stage::origins::{Origins, Rows, SourceRows, dead_message, relative_name};
+use crate::stage::others::OthersInlet;
 
 /// How much one step of a task takes in at most: enough that a commit costs little per row, and little enough that a
 /// batch in each stage of a pipeline fits in memory many times over.
-const LIMIT: Limit = Limit { rows: 1 << 15, bytes: 4 << 20 };
+pub(super) const LIMIT: Limit = Limit { rows: 1 << 15, bytes: 4 << 20 };
 
 /// What a poll gave, undecoded.
 pub(super) enum Polled {
     /// Rows of a source.
     Block(Block),
-    /// Messages of the predecessors.
+    /// Messages of the predecessors, or of others.
     Messages(Vec<Message>),
     /// Nothing now.
     Idle,
@@ -64,6 +65,8 @@ pub(super) enum Inlet {
     Source(SourceInlet),
     /// The results of predecessors.
     Topics(TopicInlet),
+    /// A topic of others.
+    Others(OthersInlet),
 }
 
 /// Rows from a source connector.
@@ -73,7 +76,7 @@ pub(super) struct SourceInlet {
     /// The connector.
     pub source: Box<dyn Source>,
     /// What its rows are.
-    pub spec: config::Source,
+    pub spec: config::LineSource,
     /// The contract.
     pub schema: SchemaRef,
     /// The folder that names of files are told relative to.
@@ -115,6 +118,7 @@ impl Inlet {
                 let messages = lease.poll(LIMIT, wait).await?;
                 Ok(if messages.is_empty() { Polled::Idle } else { Polled::Messages(messages) })
             }
+            Inlet::Others(inlet) => inlet.poll(lease, wait).await,
         }
     }
 
@@ -123,22 +127,24 @@ impl Inlet {
         match (self, polled) {
             (Inlet::Source(inlet), Polled::Block(block)) => inlet.decode(block),
             (Inlet::Topics(inlet), Polled::Messages(messages)) => inlet.decode(messages),
+            (Inlet::Others(inlet), Polled::Messages(messages)) => inlet.decode(messages),
             _ => Ok(Arrived::default()),
         }
     }
 
     /// Whether rows come from outside the pipeline.
     pub fn is_source(&self) -> bool {
-        matches!(self, Inlet::Source(_))
+        matches!(self, Inlet::Source(_) | Inlet::Others(_))
     }
 
-    /// Goes to where a commit left the source connector, where there is one.
-    pub async fn resume(&mut self, committed: &Checkpoint) -> Result<(), connector::Error> {
+    /// Goes to where a commit left a source.
+    pub async fn resume(&mut self, committed: &Checkpoint) -> Result<(), TaskError> {
         match self {
             Inlet::Source(inlet) => {
                 inlet.taken = committed.counts.rows_in;
-                inlet.source.resume(committed.source.clone()).await
+                Ok(inlet.source.resume(committed.source.clone()).await?)
             }
+            Inlet::Others(inlet) => inlet.resume(committed).await,
             Inlet::Topics(_) => Ok(()),
         }
     }
@@ -147,7 +153,7 @@ impl Inlet {
     pub fn input(&self) -> Option<connector::InputBytes> {
         match self {
             Inlet::Source(inlet) => inlet.source.input(),
-            Inlet::Topics(_) => None,
+            Inlet::Topics(_) | Inlet::Others(_) => None,
         }
     }
 
@@ -155,7 +161,7 @@ impl Inlet {
     pub fn position(&self) -> Option<connector::Position> {
         match self {
             Inlet::Source(inlet) => Some(inlet.source.position()),
-            Inlet::Topics(_) => None,
+            Inlet::Topics(_) | Inlet::Others(_) => None,
         }
     }
 }
@@ -192,7 +198,7 @@ impl SourceInlet {
     }
 }
 
-fn line_decoder(spec: &config::Source, schema: &SchemaRef, header: &[u8]) -> Result<Box<dyn Decoder>, TaskError> {
+fn line_decoder(spec: &config::LineSource, schema: &SchemaRef, header: &[u8]) -> Result<Box<dyn Decoder>, TaskError> {
     Ok(match spec.format {
         config::LineFormat::Ndjson => Box::new(json::Decoder::new(schema.clone())?),
         config::LineFormat::Csv => Box::new(csv::Decoder::new(schema.clone(), header, spec.null.as_deref())?),
@@ -300,7 +306,7 @@ fn is_json(message: &Message) -> bool {
 fn batch_of(message: &Message) -> Result<RecordBatch, arrow::Error> {
     match &message.record.batch {
         Some(batch) => Ok(batch.clone()),
-        None => arrow::decode(message.record.value.clone()),
+        None => arrow::decode(message.record.value.clone().unwrap_or_default()),
     }
 }
 
@@ -314,7 +320,7 @@ fn decode_batch(
     dead_letters: &mut Vec<DeadLetter>,
 ) -> Result<(RecordBatch, Origins), TaskError> {
     if batch.schema_ref() == schema {
-        return Ok((batch, Origins::Message { message, kept: None }));
+        return Ok((batch, Origins::message(message, None)));
     }
     let names = |schema: &SchemaRef| schema.fields().iter().map(|field| field.name().clone()).collect::<BTreeSet<_>>();
     if names(batch.schema_ref()) != names(schema) {
@@ -323,7 +329,7 @@ fn decode_batch(
         return Err(TaskError::Contract { partition: message.partition, offset: message.offset, found, wanted });
     }
     let (mut good, mut kept) = (Vec::new(), Vec::new());
-    let whole = Origins::Message { message, kept: None };
+    let whole = Origins::message(message, None);
     let pieces = narrow(0..batch.num_rows(), &mut |rows: Range<usize>| {
         arrow::conform(batch.slice(rows.start, rows.len()), schema)
     });
@@ -340,7 +346,7 @@ fn decode_batch(
         }
     }
     let Origins::Message { message, .. } = whole else { return Ok((batch, whole)) };
-    Ok((concat_batches(schema, &good)?, Origins::Message { message, kept: Some(kept) }))
+    Ok((concat_batches(schema, &good)?, Origins::message(message, Some(kept))))
 }
 
 /// Messages of one row each, as one batch.
@@ -354,7 +360,7 @@ fn decode_lines(
     let mut bytes = bytes::BytesMut::new();
     for message in &run {
         let start = bytes.len() as u32;
-        bytes.extend_from_slice(&message.record.value);
+        bytes.extend_from_slice(message.record.payload());
         raw.rows.push(start..bytes.len() as u32);
         bytes.extend_from_slice(b"\n");
     }

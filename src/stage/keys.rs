@@ -26,6 +26,11 @@ impl<'a> Keys<'a> {
         Ok(Self { columns, key: Vec::new() })
     }
 
+    /// Whether the row has no key: its only key column is null.
+    pub fn is_null(&self, row: usize) -> bool {
+        matches!(self.columns.as_slice(), [values] if values.is_null(row))
+    }
+
     /// The key of one row.
     pub fn key(&mut self, row: usize) -> Result<&[u8], ArrowError> {
         self.key.clear();
@@ -47,22 +52,38 @@ impl<'a> Keys<'a> {
     }
 }
 
+/// The rows of a batch that go to one partition, with their numbers in the batch where they are not all of it.
+pub(super) type Part = (u32, Option<UInt32Array>, RecordBatch);
+
 /// The rows of a batch by the partition that their key leads to, in order of partitions, rows in their order; without a
-/// key, all of them in the partition of number `home`. Partitions without rows are left out.
-pub(super) fn split(
-    batch: &RecordBatch,
-    key: &[usize],
-    partitions: u32,
-    home: u32,
-) -> Result<Vec<(u32, Option<UInt32Array>, RecordBatch)>, ArrowError> {
+/// key, all of them in the partition of number `home`, or what that is where there are fewer. Partitions without rows are
+/// left out.
+pub(super) fn split(batch: &RecordBatch, key: &[usize], partitions: u32, home: u32) -> Result<Vec<Part>, ArrowError> {
     if key.is_empty() || partitions <= 1 {
-        let home = if partitions <= 1 { 0 } else { home };
-        return Ok(vec![(home, None, batch.clone())]);
+        return Ok(vec![(home.checked_rem(partitions).unwrap_or(0), None, batch.clone())]);
     }
     let mut keys = Keys::new(batch, key)?;
+    split_by(batch, partitions, |row| Ok(partition(keys.key(row)?, partitions)))
+}
+
+/// The same, but for rows without a key, or whose only key column is null: they go to all partitions in turn, the first row
+/// of the batch having that turn.
+pub(super) fn spread(batch: &RecordBatch, key: &[usize], partitions: u32, turn: u64) -> Result<Vec<Part>, ArrowError> {
+    let mut keys = Keys::new(batch, key)?;
+    split_by(batch, partitions, |row| match key.is_empty() || keys.is_null(row) {
+        true => Ok(turn.wrapping_add(row as u64).checked_rem(partitions.into()).unwrap_or(0) as u32),
+        false => Ok(partition(keys.key(row)?, partitions)),
+    })
+}
+
+fn split_by(
+    batch: &RecordBatch,
+    partitions: u32,
+    mut target: impl FnMut(usize) -> Result<u32, ArrowError>,
+) -> Result<Vec<Part>, ArrowError> {
     let mut rows: Vec<Vec<u32>> = vec![Vec::new(); partitions as usize];
     for row in 0..batch.num_rows() {
-        let target = partition(keys.key(row)?, partitions);
+        let target = target(row)?;
         if let Some(rows) = rows.get_mut(target as usize) {
             rows.push(row as u32);
         }
@@ -126,6 +147,17 @@ mod tests {
                 assert_eq!(partition(keys.key(row).unwrap(), 7), *number);
             }
         }
+    }
+
+    #[test]
+    fn rows_that_are_spread_take_turns_unless_they_have_a_key() {
+        let numbers =
+            |parts: Vec<Part>| parts.iter().map(|(number, _, part)| (*number, part.num_rows())).collect::<Vec<_>>();
+        assert_eq!(numbers(spread(&batch(), &[], 2, 1).unwrap()), [(0, 1), (1, 2)]);
+        let keyed = [partition(b"EWR", 70), 7, partition(b"JFK", 70)];
+        let mut expected: Vec<(u32, usize)> = keyed.into_iter().map(|number| (number, 1)).collect();
+        expected.sort_unstable();
+        assert_eq!(numbers(spread(&batch(), &[0], 70, 6).unwrap()), expected);
     }
 
     #[test]

@@ -1,18 +1,23 @@
 //! Running stages: the loop of a task, and the worker that starts and ends tasks.
 //!
 //! The folder is the way of a row: [`inlet`] polls and decodes, [`process`] applies the stage's queries, [`outlet`]
-//! encodes, and [`task`] holds the loop that strings them together and commits. [`worker`] runs the tasks of a pipeline.
+//! encodes ([`published`] for a topic), and [`task`] holds the loop that strings them together and commits. [`worker`] runs the tasks of a pipeline.
 
 mod drained;
+mod envelope;
+mod found;
 mod inlet;
 mod keys;
 mod origins;
+mod others;
 mod outlet;
 mod plan;
 mod process;
+mod published;
 mod running;
 mod signals;
 mod task;
+mod trace;
 mod worker;
 
 pub(crate) use outlet::results_of;

@@ -9,6 +9,7 @@ use crate::bus::{Message, Record};
 use crate::codec::arrow;
 use crate::connector::Block;
 use crate::failure::{DeadLetter, Origin, Reject};
+use crate::stage::trace::{self, Context, Traces};
 
 /// Rows on their way through a task.
 #[derive(Debug, Clone)]
@@ -38,6 +39,8 @@ pub(super) enum Origins {
         message: Message,
         /// The rows of it that conform to the contract.
         kept: Option<Vec<u32>>,
+        /// The traces that its rows are of.
+        traces: Traces,
     },
     /// Messages of a row each.
     Messages(Vec<Message>),
@@ -60,11 +63,38 @@ impl Origins {
     pub fn origin(&self, row: usize) -> Origin {
         match self {
             Origins::Source { rows, kept } => rows.origin(number(kept.as_deref(), row)),
-            Origins::Message { message, kept } => message_origin(message, number(kept.as_deref(), row)),
+            Origins::Message { message, kept, .. } => message_origin(message, number(kept.as_deref(), row)),
             Origins::Messages(messages) => match messages.get(row) {
                 Some(message) => message_origin(message, 0),
                 None => Origin { name: "".into(), partition: None, offset: 0, row: row as u64 },
             },
+        }
+    }
+
+    /// Rows of one message, some of which may be left out.
+    pub fn message(message: Message, kept: Option<Vec<u32>>) -> Self {
+        let traces = Traces::of(&message.record);
+        Origins::Message { message, kept, traces }
+    }
+
+    /// Whether any of the rows is of a trace.
+    pub fn are_traced(&self) -> bool {
+        match self {
+            Origins::Source { .. } => false,
+            Origins::Message { traces, .. } => !traces.is_empty(),
+            Origins::Messages(messages) => messages.iter().any(|message| trace::is_traced(&message.record)),
+        }
+    }
+
+    /// The headers by which what is made of a row of the batch belongs to the trace that the row is of.
+    pub fn trace(&self, row: usize) -> Context {
+        match self {
+            Origins::Source { .. } => Context::new(),
+            Origins::Message { traces, .. } if traces.is_empty() => Context::new(),
+            Origins::Message { traces, kept, .. } => traces.context(number(kept.as_deref(), row)),
+            Origins::Messages(messages) => {
+                messages.get(row).map(|message| trace::context(&message.record)).unwrap_or_default()
+            }
         }
     }
 
@@ -73,8 +103,8 @@ impl Origins {
         let original = match self {
             Origins::Source { rows, kept } => rows.record(number(kept.as_deref(), reject.row)),
             Origins::Message { message, .. } => Record {
-                value: arrow::encode(&batch.slice(reject.row, 1)).unwrap_or_default(),
-                headers: message.record.headers.clone(),
+                value: Some(arrow::encode(&batch.slice(reject.row, 1)).unwrap_or_default()),
+                headers: trace::without(&message.record.headers).chain(self.trace(reject.row)).collect(),
                 rows: 1,
                 arrived: message.record.arrived,
                 ..Record::default()
@@ -100,7 +130,7 @@ impl SourceRows {
     }
 
     fn record(&self, row: usize) -> Record {
-        Record { value: self.block.rows.row(row), rows: 1, arrived: self.block.arrived, ..Record::default() }
+        Record { value: Some(self.block.rows.row(row)), rows: 1, arrived: self.block.arrived, ..Record::default() }
     }
 }
 

@@ -6,24 +6,24 @@ use std::sync::Arc;
 use ::arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 
-use crate::bus::{Channel, Header, Micros, Outgoing, Record, Topic, TopicPartition};
+use crate::bus::{Channel, Header, Micros, Outgoing, Record, Topic};
+use crate::checkpoint::Checkpoint;
 use crate::codec::{
     self, Encoder, Text,
     cloudevents::{self, Event},
     json,
 };
-use crate::config::Format;
 use crate::connector::{self, Position, Sink};
 use crate::failure::{Class, DeadLetter, Reject};
 use crate::fidelity::Counts;
 use crate::stage::TaskError;
-use crate::stage::keys::{self, Keys};
 use crate::stage::origins::{Origins, Rows};
 use crate::stage::process::Processed;
+use crate::stage::published::{Made, Published, Publisher, ordinals};
 use crate::topology::Stage;
 
 /// Bytes of a record that are left for its key and headers.
-const HEADROOM_BYTES: usize = 64 << 10;
+pub(super) const HEADROOM_BYTES: usize = 64 << 10;
 
 /// Everything that one step of a task puts out.
 #[derive(Default)]
@@ -47,6 +47,8 @@ pub(super) struct Outlet {
     stage: Arc<str>,
     full_name: Arc<str>,
     task: u32,
+    /// Rows that it has put out, ever.
+    rows_out: u64,
     to: To,
     events: Topic,
     dead_letters: Topic,
@@ -56,18 +58,9 @@ pub(super) struct Outlet {
 
 /// Where results go.
 pub(super) enum To {
-    /// To the stage's own results topic.
-    Results {
-        /// The topic.
-        topic: Topic,
-        /// Its number of partitions.
-        partitions: u32,
-        /// Columns that make up the key.
-        key: Vec<usize>,
-        /// How they are encoded.
-        format: Format,
-    },
-    /// Out of the pipeline.
+    /// To a topic.
+    Topic(Box<Published>),
+    /// Out of the pipeline, by a connector.
     Sink {
         /// What makes text of rows.
         encoder: Box<dyn Encoder>,
@@ -83,6 +76,7 @@ impl Outlet {
             stage: stage.name.clone(),
             full_name: stage.full_name.clone(),
             task,
+            rows_out: 0,
             to,
             events: stage.topic(Channel::Events),
             dead_letters: stage.topic(Channel::DeadLetters),
@@ -123,6 +117,7 @@ impl Outlet {
         encoded.results.extend(made.results.into_iter().map(|made| made.outgoing));
         encoded.events.extend(made.events.into_iter().map(|made| made.outgoing));
         encoded.counts += part.counts();
+        self.rows_out += part.counts().rows_out;
         for reject in std::mem::take(&mut part.rejects) {
             let letter = part.rows.origins.dead_letter(&self.stage, &part.rows.batch, reject);
             encoded.dead_letters.push(self.dead_letter(letter));
@@ -136,50 +131,11 @@ impl Outlet {
     }
 
     fn results(&self, part: &Processed, arrived: Micros) -> Result<Vec<Made>, TaskError> {
-        let To::Results { topic, partitions, key, format } = &self.to else { return Ok(Vec::new()) };
-        if part.results.num_rows() == 0 {
-            return Ok(Vec::new());
+        let Outlet { task, rows_out: rows, max_record_bytes, .. } = *self;
+        match &self.to {
+            To::Topic(published) => published.records(part, Publisher { task, rows, arrived, max_record_bytes }),
+            To::Sink { .. } => Ok(Vec::new()),
         }
-        let ordinals = match format {
-            Format::Arrow => Vec::new(),
-            Format::Json => ordinals(part.results.num_rows(), |result| part.origin(result)),
-        };
-        let mut made = Vec::new();
-        for (number, rows, batch) in keys::split(&part.results, key, *partitions, self.task)? {
-            let to = topic.partition(number);
-            match format {
-                Format::Arrow => {
-                    let origin = part.origin(rows.as_ref().map_or(0, |rows| rows.value(0) as usize));
-                    let records = arrow_records(batch, self.max_record_bytes, self.task, arrived)?;
-                    made.extend(records.into_iter().map(|record| Made::new(origin, &to, record)));
-                }
-                Format::Json => {
-                    let mut keys = Keys::new(&batch, key)?;
-                    for (row, value) in json::rows_to_text(&batch)?.into_iter().enumerate() {
-                        let result = rows.as_ref().map_or(row, |rows| rows.value(row) as usize);
-                        let origin = part.origin(result);
-                        let ordinal = ordinals.get(result).copied().unwrap_or(0);
-                        let id = format!("{}/results/{ordinal}", part.rows.origins.origin(origin));
-                        let key = if key.is_empty() { None } else { Some(Bytes::copy_from_slice(keys.key(row)?)) };
-                        let headers = self.json_headers(id);
-                        let record = Record { key, value, headers, rows: 1, arrived, batch: None };
-                        made.push(Made::new(origin, &to, record));
-                    }
-                }
-            }
-        }
-        Ok(made)
-    }
-
-    /// CloudEvents attributes of a row, as headers.
-    fn json_headers(&self, id: String) -> Vec<Header> {
-        vec![
-            header("content-type", "application/json"),
-            header("ce_specversion", "1.0"),
-            header("ce_id", id),
-            header("ce_source", source(&self.full_name)),
-            header("ce_type", format!("{}.results", self.full_name)),
-        ]
     }
 
     fn events(&self, part: &Processed, arrived: Micros) -> Result<Vec<Made>, TaskError> {
@@ -198,8 +154,10 @@ impl Outlet {
                     time: time.and_then(|column| codec::time::micros_at(column, result(row))),
                     data: &data,
                 };
-                let headers = vec![header("content-type", cloudevents::CONTENT_TYPE)];
-                let record = Record { value: event.structured()?, headers, rows: 1, arrived, ..Record::default() };
+                let mut headers = vec![header("content-type", cloudevents::CONTENT_TYPE)];
+                headers.extend(part.rows.origins.trace(origin));
+                let record =
+                    Record { value: Some(event.structured()?), headers, rows: 1, arrived, ..Record::default() };
                 made.push(Made::new(origin, &to, record));
             }
         }
@@ -220,16 +178,17 @@ impl Outlet {
             .collect()
     }
 
-    /// Whether results leave the pipeline here.
+    /// Whether results leave the pipeline by a connector.
     pub fn is_sink(&self) -> bool {
         matches!(self.to, To::Sink { .. })
     }
 
-    /// Where the sink goes on after a restart; the beginning without a position.
-    pub async fn resume(&mut self, position: Option<Position>) -> Result<(), connector::Error> {
+    /// Goes to where a commit left it.
+    pub async fn resume(&mut self, committed: &Checkpoint) -> Result<(), connector::Error> {
+        self.rows_out = committed.counts.rows_out;
         match &mut self.to {
-            To::Sink { encoder, sink } => sink.resume(position, encoder.head()).await,
-            To::Results { .. } => Ok(()),
+            To::Sink { encoder, sink } => sink.resume(committed.sink.clone(), encoder.head()).await,
+            To::Topic(_) => Ok(()),
         }
     }
 
@@ -242,7 +201,7 @@ impl Outlet {
                 }
                 sink.flush().await.map(Some)
             }
-            To::Results { .. } => Ok(None),
+            To::Topic(_) => Ok(None),
         }
     }
 
@@ -258,75 +217,22 @@ struct Records {
     events: Vec<Made>,
 }
 
-/// A record, and the row that came in of which it was made; of a record of several rows, the first of them.
-struct Made {
-    origin: usize,
-    outgoing: Outgoing,
-}
-
-impl Made {
-    fn new(origin: usize, to: &TopicPartition, record: Record) -> Self {
-        Self { origin, outgoing: Outgoing { to: to.clone(), record } }
-    }
-}
-
-/// Numbers what was made of one and the same row: 0, 1, …
-fn ordinals(count: usize, origin: impl Fn(usize) -> usize) -> Vec<u32> {
-    let mut last = None;
-    let mut next = 0;
-    (0..count)
-        .map(|made| {
-            let of = Some(origin(made));
-            next = if last == of { next + 1 } else { 0 };
-            last = of;
-            next
-        })
-        .collect()
-}
-
 /// Rows as a stage's task 0 would publish them, had it made them.
 pub(crate) fn results_of(
     stage: &Stage,
     batch: RecordBatch,
     max_record_bytes: usize,
 ) -> Result<Vec<Outgoing>, TaskError> {
-    let to = To::Results {
-        topic: stage.results(),
-        partitions: stage.partitions,
-        key: stage.key.clone(),
-        format: stage.format,
-    };
-    let mut outlet = Outlet::new(stage, 0, to, max_record_bytes);
+    let mut outlet = Outlet::new(stage, 0, To::Topic(Box::new(Published::results(stage))), max_record_bytes);
     let rows = Rows { input: 0, batch, origins: Origins::Messages(Vec::new()) };
     Ok(outlet.encode(Vec::new(), 0, vec![Processed::unchanged(rows)])?.results)
 }
 
-/// The batch as messages, each below the bus's limit.
-fn arrow_records(
-    batch: RecordBatch,
-    max_record_bytes: usize,
-    task: u32,
-    arrived: Micros,
-) -> Result<Vec<Record>, TaskError> {
-    let rows = batch.num_rows();
-    let fits = |bytes: usize| bytes + HEADROOM_BYTES <= max_record_bytes || rows <= 1;
-    // Most of what does not fit is not even encoded to find out.
-    let encoded = fits(codec::arrow::size_bytes(&batch)).then(|| codec::arrow::encode(&batch)).transpose()?;
-    let Some(value) = encoded.filter(|value| fits(value.len())) else {
-        let half = rows / 2;
-        let mut records = arrow_records(batch.slice(0, half), max_record_bytes, task, arrived)?;
-        records.extend(arrow_records(batch.slice(half, rows - half), max_record_bytes, task, arrived)?);
-        return Ok(records);
-    };
-    let headers = vec![header("content-type", codec::arrow::CONTENT_TYPE), header("fidelio-task", task.to_string())];
-    Ok(vec![Record { value, headers, rows: rows as u32, arrived, batch: Some(batch), key: None }])
-}
-
 /// A stage as the source of CloudEvents: `/<company>/<namespace>/<stage>`.
-fn source(full_name: &str) -> String {
+pub(super) fn source(full_name: &str) -> String {
     format!("/{}", full_name.replace('.', "/"))
 }
 
-fn header(name: &'static str, value: impl Into<Bytes>) -> Header {
+pub(super) fn header(name: &'static str, value: impl Into<Bytes>) -> Header {
     Header { name: name.into(), value: value.into() }
 }

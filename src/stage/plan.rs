@@ -5,11 +5,13 @@ use std::sync::Arc;
 use crate::bus::{Bus, Lease};
 use crate::checkpoint::{Checkpoint, Shape};
 use crate::codec::{Decoder, Encoder, csv, json};
-use crate::config::{self, LineFormat};
+use crate::config::{self, LineFormat, Sink, Source};
 use crate::connector;
 use crate::stage::inlet::{Inlet, SourceInlet, TopicInlet, TopicInput};
+use crate::stage::others::OthersInlet;
 use crate::stage::outlet::{Outlet, To};
 use crate::stage::process::Queries;
+use crate::stage::published::Published;
 use crate::stage::signals::Signals;
 use crate::stage::task::Task;
 use crate::stage::worker::Options;
@@ -46,23 +48,28 @@ impl Plan {
     fn shape(&self) -> Shape {
         let stage = self.stage.as_ref();
         let kind = match &stage.work {
-            Work::Source(source) => match source.input {
+            Work::Source(Source::Topic(_)) => "topic source",
+            Work::Source(Source::Lines(source)) => match source.input {
                 config::Input::File { .. } => "file source",
                 config::Input::Stdin => "standard input source",
             },
             Work::Sql(_) => "sql",
-            Work::Sink(sink) => match sink.output {
+            Work::Sink(Sink::Topic(_)) => "topic sink",
+            Work::Sink(Sink::Lines(sink)) => match sink.output {
                 config::Output::File { .. } => "file sink",
                 config::Output::Stdout => "standard output sink",
             },
         };
-        Shape { kind: kind.to_owned(), from: stage.from.iter().map(|name| name.to_string()).collect() }
+        let stages = stage.from.iter().map(|name| name.to_string());
+        let from = stages.chain(stage.reads().map(|topic| topic.to_string())).collect();
+        Shape { kind: kind.to_owned(), from }
     }
 
     fn inlet(&self, task: u32) -> Inlet {
         let stage = self.stage.as_ref();
-        if let Work::Source(spec) = &stage.work {
-            return Inlet::Source(SourceInlet {
+        match &stage.work {
+            Work::Source(Source::Topic(spec)) => Inlet::Others(OthersInlet::new(stage, spec, task, self.bus.clone())),
+            Work::Source(Source::Lines(spec)) => Inlet::Source(SourceInlet {
                 stage: stage.name.clone(),
                 source: connector::source(spec, task, stage.tasks),
                 spec: spec.clone(),
@@ -70,8 +77,14 @@ impl Plan {
                 dir: self.options.dir.clone(),
                 taken: 0,
                 decoder: None,
-            });
+            }),
+            Work::Sql(_) | Work::Sink(_) => self.topics(),
         }
+    }
+
+    /// The results of the predecessors.
+    fn topics(&self) -> Inlet {
+        let stage = self.stage.as_ref();
         let predecessors: Vec<&Stage> = stage.from.iter().filter_map(|name| self.topology.stage(name)).collect();
         let input = |stage: &&Stage| TopicInput {
             schema: stage.schema.clone(),
@@ -99,19 +112,17 @@ impl Plan {
     fn outlet(&self, task: u32) -> Outlet {
         let stage = self.stage.as_ref();
         let to = match &stage.work {
-            Work::Sink(spec) => To::Sink { encoder: encoder(spec, stage), sink: connector::sink(spec, task) },
-            Work::Source(_) | Work::Sql(_) => To::Results {
-                topic: stage.results(),
-                partitions: stage.partitions,
-                key: stage.key.clone(),
-                format: stage.format,
-            },
+            Work::Sink(Sink::Lines(spec)) => {
+                To::Sink { encoder: encoder(spec, stage), sink: connector::sink(spec, task) }
+            }
+            Work::Sink(Sink::Topic(spec)) => To::Topic(Box::new(Published::by_sink(stage, spec))),
+            Work::Source(_) | Work::Sql(_) => To::Topic(Box::new(Published::results(stage))),
         };
         Outlet::new(stage, task, to, self.bus.max_record_bytes())
     }
 }
 
-fn encoder(spec: &config::Sink, stage: &Stage) -> Box<dyn Encoder> {
+fn encoder(spec: &config::LineSink, stage: &Stage) -> Box<dyn Encoder> {
     match spec.format {
         LineFormat::Ndjson => Box::new(json::Encoder::new()),
         LineFormat::Csv => Box::new(csv::Encoder::new(stage.schema.clone())),

@@ -118,7 +118,7 @@ impl Task {
         self.committed.positions = resume.positions;
         self.committed.missed += resume.missed;
         self.inlet.resume(&self.committed).await?;
-        self.outlet.resume(self.committed.sink.clone()).await?;
+        self.outlet.resume(&self.committed).await?;
         self.meter.resumed(self.committed.counts, self.inlet.input());
         // From then on, whatever is in a sink's output is known to be its, and can be taken back after a crash; and a source
         // that had ended has not.
@@ -201,6 +201,6 @@ fn positions(polled: &Polled) -> Positions {
     }
 }
 
-fn now() -> Micros {
+pub(super) fn now() -> Micros {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as Micros)
 }

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::bus::{self, Bus, Group, Log};
+use crate::bus::{self, Bus, Group, Log, Topic};
 use crate::fidelity::{self, Account};
 use crate::stage::drained::Drained;
+use crate::stage::found;
 use crate::stage::plan::Plan;
 use crate::stage::running::RunningStage;
 use crate::stage::signals::{Phase, Signals};
@@ -82,6 +83,34 @@ pub enum Error {
     /// The pipeline has no stage of that name.
     #[error("the pipeline has no stage {0}")]
     UnknownStage(String),
+    /// A topic of others is not there.
+    #[error(
+        "stage {stage} {action} the topic {topic}, which does not exist, and is not the pipeline's own: make it first, or \
+             correct the name; a sink makes its topic where it says how, as in sink = {{ partitions = 6 }}"
+    )]
+    NoTopic {
+        /// The stage.
+        stage: Arc<str>,
+        /// Whether that reads or writes it.
+        action: &'static str,
+        /// Its name.
+        topic: Topic,
+    },
+    /// A topic of others has another number of partitions than when the stage first read it.
+    #[error(
+        "stage {stage} has {tasks} tasks, one for each partition that {topic} had when it first ran, and the topic has \
+             {partitions} now: give the stage another name, under which it reads all of them from the oldest message on"
+    )]
+    Resized {
+        /// The stage.
+        stage: Arc<str>,
+        /// The topic that it reads.
+        topic: Topic,
+        /// How many partitions it had.
+        tasks: u32,
+        /// How many it has.
+        partitions: u32,
+    },
     /// The bus failed.
     #[error(transparent)]
     Bus(#[from] bus::Error),
@@ -117,8 +146,9 @@ impl Worker {
         if let Some(unknown) = options.stages.iter().find(|name| topology.stage(name).is_none()) {
             return Err(Error::UnknownStage(unknown.clone()));
         }
+        let topology = found::complete(bus.as_ref(), topology).await?;
         for stage in &topology.stages {
-            bus.declare(&stage.topics).await?;
+            bus.declare(&stage.topics).await.map_err(|error| found::explained(stage, error))?;
         }
         let groups: Vec<Group> = topology.stages.iter().map(|stage| stage.group()).collect();
         bus.enroll(&groups).await?;

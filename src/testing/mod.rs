@@ -10,7 +10,7 @@ use ::arrow::record_batch::RecordBatch;
 use serde_json::Value;
 
 use crate::bus::memory::Memory;
-use crate::bus::{self, Bus as _, Change, Channel, Commit, Group, Limit, Log, Topic};
+use crate::bus::{self, Bus as _, Change, Channel, Cleanup, Commit, Group, Limit, Log, Topic, TopicSpec};
 use crate::checkpoint::Checkpoint;
 use crate::codec::{self, Decoder as _, RawRows, json};
 use crate::config::{Row, Test};
@@ -72,6 +72,10 @@ pub enum Error {
 pub async fn run(test: &Test, topology: &Arc<Topology>) -> Result<Outcome, Error> {
     let bus = Arc::new(Memory::new());
     let subject = stage(topology, &test.stage.value)?;
+    for topic in topology.stages.iter().flat_map(|stage| [stage.reads(), stage.writes()]).flatten() {
+        let cleanup = Cleanup::Delete { age: None, bytes: None };
+        bus.declare(&[TopicSpec { topic, partitions: 1, cleanup }]).await?;
+    }
     let given: BTreeSet<&str> = test.given.iter().map(|(name, _)| name.value.as_str()).collect();
     for (name, rows) in &test.given {
         publish(bus.as_ref(), stage(topology, &name.value)?, rows).await?;
@@ -172,7 +176,7 @@ async fn results(bus: &Memory, stage: &Stage) -> Result<Vec<Value>, Error> {
                     values.push(serde_json::from_slice(&row)?);
                 }
             }
-            None => values.push(serde_json::from_slice(&message.record.value)?),
+            None => values.push(serde_json::from_slice(message.record.payload())?),
         }
     }
     Ok(values)
@@ -182,7 +186,7 @@ async fn events(bus: &Memory, stage: &Stage) -> Result<Vec<Value>, Error> {
     let prefix = format!("{}.", stage.full_name);
     let mut values = Vec::new();
     for message in messages(bus, Topic::of(&stage.full_name, Channel::Events)).await? {
-        let mut event: Value = serde_json::from_slice(&message.record.value)?;
+        let mut event: Value = serde_json::from_slice(message.record.payload())?;
         // A test names an event as the pipeline does.
         if let Some(kind) = event.get_mut("type")
             && let Some(name) = kind.as_str().and_then(|kind| kind.strip_prefix(&prefix)).map(str::to_owned)
@@ -199,7 +203,7 @@ async fn dead_letters(bus: &Memory, stage: &Stage) -> Result<Vec<Value>, Error> 
     let letters = messages.iter().filter_map(DeadLetter::from_message);
     Ok(letters
         .map(|letter| {
-            let row = codec::arrow::decode(letter.original.value)
+            let row = codec::arrow::decode(letter.original.value.unwrap_or_default())
                 .ok()
                 .and_then(|batch| json::rows_to_values(&batch).ok()?.into_iter().next());
             serde_json::json!({ "class": letter.class.as_str(), "message": letter.message, "row": row })

@@ -6,7 +6,7 @@ use super::contract::{self, Contract, Planned};
 use super::examples::Known;
 use super::graph::{self, Order};
 use super::partitions::{self, Counts, Place, TooFew};
-use super::{Stage, Topology, Work, files, topics};
+use super::{Stage, Topology, Work, files, others, topics};
 use crate::bus::{Channel, Topic};
 use crate::config::{self, Fault, Hole, Holes, Pipeline, Retention, Spanned, quoted};
 use crate::sql::{Engine, Query};
@@ -35,6 +35,7 @@ pub(super) fn build(pipeline: &Pipeline, holes: &Holes, engine: &Engine) -> Resu
         sorted.iter().copied().chain(unordered).map(|index| builder.stage(index)).collect();
     let tasks: Vec<u32> = builder.counts.iter().map(|counts| counts.tasks).collect();
     files::check(pipeline, holes, &tasks, &mut builder.faults);
+    others::check(pipeline, holes, &mut builder.faults);
     let Builder { feeders, contracts, mut faults, .. } = builder;
     Known { pipeline, holes, feeders: &feeders, contracts: &contracts }.check(&mut faults);
 
@@ -184,7 +185,7 @@ impl<'a> Builder<'a> {
             }
             return None;
         };
-        let key = contract::key(&contract, &stage.key, &mut self.faults);
+        let key = self.key(stage, &contract);
         let event_time = stage.event_time.as_ref();
         let event_time = event_time.and_then(|it| contract::event_time(&contract, it, &mut self.faults));
         let events = self.events(stage, &contract);
@@ -204,6 +205,19 @@ impl<'a> Builder<'a> {
             partitions: counts.partitions,
             topics,
         })
+    }
+
+    /// The key of a stage's results, or of the messages that a sink writes.
+    fn key(&mut self, stage: &config::Stage, contract: &Contract) -> Vec<usize> {
+        let config::Work::Sink(sink) = &stage.work else {
+            return contract::key(contract, &stage.key, &mut self.faults);
+        };
+        let config::Sink::Topic(topic) = &sink.value else { return Vec::new() };
+        let key = contract::key(contract, &topic.key, &mut self.faults);
+        if let Some(name) = &topic.tombstone {
+            others::tombstone(contract, name, &key, &mut self.faults);
+        }
+        key
     }
 
     fn retention(&self, stage: &config::Stage) -> Retention {
@@ -239,8 +253,12 @@ impl<'a> Builder<'a> {
             config::Work::Source(source) => {
                 let contract = self.declared(stage);
                 if let Some(contract) = contract.as_ref().filter(|_| known) {
-                    let format = source.value.format;
-                    contract::fits_lines(contract, format, &stage.schema, &source.span, &mut self.faults);
+                    match &source.value {
+                        config::Source::Lines(lines) => {
+                            contract::fits_lines(contract, lines.format, &stage.schema, &source.span, &mut self.faults);
+                        }
+                        config::Source::Topic(topic) => others::parts(contract, &topic.columns, &mut self.faults),
+                    }
                 }
                 (Some(Work::Source(source.value.clone())), contract)
             }
@@ -260,8 +278,8 @@ impl<'a> Builder<'a> {
             }
             config::Work::Sink(sink) => {
                 let contract = inputs.and_then(|inputs| contract::merged(&stage.from, inputs, &mut self.faults));
-                if let Some(contract) = contract.as_ref().filter(|_| known) {
-                    contract::fits_lines(contract, sink.value.format, &[], &sink.span, &mut self.faults);
+                if let (Some(contract), true, config::Sink::Lines(lines)) = (&contract, known, &sink.value) {
+                    contract::fits_lines(contract, lines.format, &[], &sink.span, &mut self.faults);
                 }
                 (Some(Work::Sink(sink.value.clone())), contract)
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
-use crate::config::{Fault, Holes, Input, Output, Pipeline, Source, Spanned, Stage, Work};
+use crate::config::{Fault, Holes, Input, LineSource, Output, Pipeline, Sink, Source, Spanned, Stage, Work};
 
 const PARTITION: &str = "{partition}";
 
@@ -24,8 +24,8 @@ pub(super) fn check(pipeline: &Pipeline, holes: &Holes, tasks: &[u32], faults: &
         .zip(tasks)
         .filter(|(stage, _)| known(stage))
         .filter_map(|(stage, tasks)| match &stage.work {
-            Work::Sink(sink) => match &sink.value.output {
-                Output::File { path } => Some(Written { span: sink.span.clone(), path: plain(path), tasks: *tasks }),
+            Work::Sink(Spanned { value: Sink::Lines(sink), span, .. }) => match &sink.output {
+                Output::File { path } => Some(Written { span: span.clone(), path: plain(path), tasks: *tasks }),
                 Output::Stdout => None,
             },
             _ => None,
@@ -34,10 +34,10 @@ pub(super) fn check(pipeline: &Pipeline, holes: &Holes, tasks: &[u32], faults: &
     shared_among_tasks(&written, faults);
     shared_among_sinks(&written, faults);
     let sources = pipeline.stages.iter().filter(|stage| known(stage)).filter_map(|stage| match &stage.work {
-        Work::Source(source) => Some(source),
+        Work::Source(Spanned { value: Source::Lines(source), span, .. }) => Some((source, span)),
         _ => None,
     });
-    let sources: Vec<&Spanned<Source>> = sources.collect();
+    let sources: Vec<(&LineSource, &Range<usize>)> = sources.collect();
     read_and_written(&sources, &written, faults);
     one_standard_input(&sources, faults);
 }
@@ -64,23 +64,23 @@ fn shared_among_sinks(written: &[Written], faults: &mut Vec<Fault>) {
     }
 }
 
-fn read_and_written(sources: &[&Spanned<Source>], written: &[Written], faults: &mut Vec<Fault>) {
-    for source in sources {
-        let Input::File { path, .. } = &source.value.input else { continue };
+fn read_and_written(sources: &[(&LineSource, &Range<usize>)], written: &[Written], faults: &mut Vec<Fault>) {
+    for (source, span) in sources {
+        let Input::File { path, .. } = &source.input else { continue };
         let pattern = glob::Pattern::new(&plain(path).to_string_lossy());
         let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
         let reads = |file: PathBuf| pattern.as_ref().is_ok_and(|pattern| pattern.matches_path_with(&file, options));
         if written.iter().flat_map(files).any(reads) {
-            let fault = Fault::new(source.span.clone(), "this source reads what a sink of the pipeline writes");
+            let fault = Fault::new((*span).clone(), "this source reads what a sink of the pipeline writes");
             faults.push(fault.help("chain stages by `from`, or read and write in different folders"));
         }
     }
 }
 
-fn one_standard_input(sources: &[&Spanned<Source>], faults: &mut Vec<Fault>) {
-    let readers = sources.iter().filter(|source| source.value.input == Input::Stdin);
-    for reader in readers.skip(1) {
-        let fault = Fault::new(reader.span.clone(), "another source reads standard input already");
+fn one_standard_input(sources: &[(&LineSource, &Range<usize>)], faults: &mut Vec<Fault>) {
+    let readers = sources.iter().filter(|(source, _)| source.input == Input::Stdin);
+    for (_, span) in readers.skip(1) {
+        let fault = Fault::new((*span).clone(), "another source reads standard input already");
         faults.push(fault.label("the second one").help("let both stages take rows from one source, by `from`"));
     }
 }

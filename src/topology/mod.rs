@@ -5,6 +5,7 @@ mod contract;
 mod examples;
 mod files;
 mod graph;
+mod others;
 mod partitions;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ pub struct Topology {
 }
 
 /// A stage in its place.
+#[derive(Clone)]
 pub struct Stage {
     /// Its name in the pipeline.
     pub name: Arc<str>,
@@ -37,7 +39,8 @@ pub struct Stage {
     pub work: Work,
     /// The schema of its results; of a sink, that of the rows it writes.
     pub schema: SchemaRef,
-    /// Columns of `schema` that make up the key, in order; empty where rows stay in their partition.
+    /// Columns of `schema` that make up the key, in order; empty where rows stay in their partition. Of a sink, the key of
+    /// the messages that it writes.
     pub key: Vec<usize>,
     /// The column of `schema` with the event time.
     pub event_time: Option<usize>,
@@ -45,15 +48,18 @@ pub struct Stage {
     pub events: Vec<(Arc<str>, Query)>,
     /// The format of its results.
     pub format: config::Format,
-    /// Number of tasks: the most partitions that any of its predecessors has; 1 for a source.
+    /// Number of tasks: the most partitions that any of its predecessors has; 1 for a source, unless it reads a topic,
+    /// whose partitions are counted when the pipeline starts.
     pub tasks: u32,
-    /// Number of partitions of its results; 0 for a sink.
+    /// Number of partitions of its results; 0 for a sink, unless it writes a topic, whose partitions are counted when the
+    /// pipeline starts.
     pub partitions: u32,
     /// The topics it owns.
     pub topics: Vec<TopicSpec>,
 }
 
 /// What a stage does, ready to run.
+#[derive(Clone)]
 pub enum Work {
     /// It brings rows in.
     Source(config::Source),
@@ -108,9 +114,10 @@ impl Stage {
     /// Its consumer group.
     pub fn group(&self) -> Group {
         let prefix = self.full_name.strip_suffix(&*self.name).unwrap_or_default();
+        let predecessors = self.from.iter().map(|from| Topic::of(&format!("{prefix}{from}"), Channel::Results));
         Group {
             name: Arc::clone(&self.full_name),
-            inputs: self.from.iter().map(|from| Topic::of(&format!("{prefix}{from}"), Channel::Results)).collect(),
+            inputs: predecessors.chain(self.reads()).collect(),
             checkpoint: self.topic(Channel::Checkpoint),
             tasks: self.tasks,
         }

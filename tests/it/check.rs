@@ -106,6 +106,18 @@ fn the_graph_shows_stages_and_the_topics_between_them() {
 }
 
 #[test]
+fn topics_of_others_are_in_the_graph_and_in_the_list() {
+    const FILE: &str = "pipelines/payments/payments.toml";
+    insta::assert_snapshot!("graph-of-others", text(&fidelio(&["graph", FILE]).stdout));
+    insta::assert_snapshot!("topics-of-others", text(&fidelio(&["topics", FILE]).stdout));
+    let topics: Vec<Value> = serde_json::from_slice(&fidelio(&["topics", "--json", FILE]).stdout).unwrap();
+    let theirs = topics.iter().find(|topic| topic["topic"] == "bank.payments").unwrap();
+    assert_eq!((&theirs["owner"], &theirs["partitions"]), (&Value::Null, &Value::Null));
+    assert_eq!(theirs["readers"], serde_json::json!(["incoming"]));
+    assert_eq!(text(&fidelio(&["test", FILE]).stderr), "");
+}
+
+#[test]
 fn topics_are_listed_with_partitions_owner_format_retention_and_readers() {
     insta::assert_snapshot!("topics", text(&fidelio(&["topics", "pipelines/flights/flights.toml"]).stdout));
     let topics: Vec<Value> =

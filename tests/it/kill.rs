@@ -125,12 +125,12 @@ fn assert_same_topics(scratch: &Scratch, expected: &BTreeMap<TopicPartition, Vec
 
 fn difference(found: Option<&Record>, expected: Option<&Record>) -> String {
     let (Some(found), Some(expected)) = (found, expected) else { return "one of them ends".to_owned() };
-    let at = found.value.iter().zip(&expected.value).position(|(found, expected)| found != expected);
-    let bytes = |record: &Record| record.value.iter().skip(at.unwrap_or(0)).take(16).copied().collect::<Vec<u8>>();
+    let at = found.payload().iter().zip(expected.payload()).position(|(found, expected)| found != expected);
+    let bytes = |record: &Record| record.payload().iter().skip(at.unwrap_or(0)).take(16).copied().collect::<Vec<u8>>();
     format!(
         "values of {} and {} bytes differ at {at:?}: {:?} {:?}; {:?} {:?}, {} {} rows",
-        found.value.len(),
-        expected.value.len(),
+        found.payload().len(),
+        expected.payload().len(),
         bytes(found),
         bytes(expected),
         found.headers,

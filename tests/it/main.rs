@@ -14,3 +14,4 @@ mod kill;
 mod pipeline_tests;
 mod run;
 mod support;
+mod topics;

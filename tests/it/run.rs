@@ -121,7 +121,7 @@ sink = { kind = "file", path = "out-{partition}.ndjson" }
             let id = match record.header("ce_id") {
                 Some(id) => String::from_utf8(id.to_vec()).unwrap(),
                 None if partition.topic.as_str().ends_with("items.events") => {
-                    let event: serde_json::Value = serde_json::from_slice(&record.value).unwrap();
+                    let event: serde_json::Value = serde_json::from_slice(record.payload()).unwrap();
                     event["id"].as_str().unwrap().to_owned()
                 }
                 None => continue,

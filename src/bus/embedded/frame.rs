@@ -8,7 +8,7 @@
 //! 24  written                                 i64, microseconds
 //! 32  rows                                    u32
 //! 36  length of the key, plus 1; 0 if none    u32
-//! 40  number of headers                       u32
+//! 40  number of headers                       u32; its highest bit is set where there is no value
 //! 44  key, headers (length and name, length and value), and the value up to the end
 //! ```
 
@@ -19,6 +19,8 @@ use crate::bus::{Header, Micros, Record};
 
 /// Bytes before the key.
 pub(super) const HEAD_BYTES: usize = 44;
+/// Set in the number of headers of a record without a value.
+const NO_VALUE: u32 = 1 << 31;
 
 /// A message in its partition.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,14 +58,15 @@ pub(super) fn put_head(to: &mut Vec<u8>, offset: u64, written: Micros, record: &
     to.put_i64_le(written);
     to.put_u32_le(record.rows);
     to.put_u32_le(record.key.as_ref().map_or(0, |key| key.len() as u32 + 1));
-    to.put_u32_le(record.headers.len() as u32);
+    let no_value = if record.value.is_none() { NO_VALUE } else { 0 };
+    to.put_u32_le(record.headers.len() as u32 | no_value);
     to.put_slice(record.key.as_deref().unwrap_or_default());
     for header in &record.headers {
         wire::put_bytes(to, header.name.as_bytes());
         wire::put_bytes(to, &header.value);
     }
     let covered = to.get(start + 8..).unwrap_or_default();
-    let checksum = crc32c::crc32c_append(crc32c::crc32c_append(seed(length), covered), &record.value);
+    let checksum = crc32c::crc32c_append(crc32c::crc32c_append(seed(length), covered), record.payload());
     if let Some(place) = to.get_mut(start + 4..start + 8) {
         place.copy_from_slice(&checksum.to_le_bytes());
     }
@@ -72,7 +75,7 @@ pub(super) fn put_head(to: &mut Vec<u8>, offset: u64, written: Micros, record: &
 /// Appends a frame.
 pub(super) fn put(to: &mut Vec<u8>, frame: &Frame) {
     put_head(to, frame.offset, frame.written, &frame.record);
-    to.put_slice(&frame.record.value);
+    to.put_slice(frame.record.payload());
 }
 
 /// Takes a frame off the front of the bytes; what the record holds are slices of them.
@@ -103,10 +106,15 @@ fn parse(mut from: Bytes) -> wire::Result<Frame> {
     let key = wire::u32(&mut from)?;
     let headers = wire::u32(&mut from)?;
     let key = key.checked_sub(1).map(|len| wire::take(&mut from, len)).transpose()?;
-    let headers = (0..headers)
+    let has_value = headers & NO_VALUE == 0;
+    let headers = (0..headers & !NO_VALUE)
         .map(|_| Ok(Header { name: wire::text(&mut from)?, value: wire::bytes(&mut from)? }))
         .collect::<wire::Result<Vec<_>>>()?;
-    Ok(Frame { offset, written, record: Record { key, value: from, headers, rows, arrived, batch: None } })
+    if !has_value && !from.is_empty() {
+        return Err(Malformed);
+    }
+    let value = has_value.then_some(from);
+    Ok(Frame { offset, written, record: Record { key, value, headers, rows, arrived, batch: None } })
 }
 
 /// The length is under the checksum as well, so that a wrong one cannot pick bytes that happen to fit.
@@ -124,7 +132,7 @@ pub(super) mod tests {
     pub(crate) fn records() -> impl Strategy<Value = Record> {
         let bytes = || vec(any::<u8>(), 0..40).prop_map(Bytes::from);
         let header = ("[a-z_]{0,9}", bytes()).prop_map(|(name, value)| Header { name: name.into(), value });
-        (proptest::option::of(bytes()), bytes(), vec(header, 0..3), any::<u32>(), any::<i64>())
+        (proptest::option::of(bytes()), proptest::option::of(bytes()), vec(header, 0..3), any::<u32>(), any::<i64>())
             .prop_map(|(key, value, headers, rows, arrived)| Record { key, value, headers, rows, arrived, batch: None })
     }
 
@@ -136,6 +144,23 @@ pub(super) mod tests {
         let mut bytes = Vec::new();
         put(&mut bytes, frame);
         bytes.into()
+    }
+
+    #[test]
+    fn the_layout_on_disk_stays_as_it_is() {
+        let header = Header { name: "h".into(), value: Bytes::from_static(b"x") };
+        let (key, value) = (Some(Bytes::from_static(b"k")), Some(Bytes::from_static(b"v")));
+        let record = Record { key, value, headers: vec![header], rows: 2, arrived: 3, batch: None };
+        let tombstone = Record { value: None, ..record.clone() };
+        let mut ends = Vec::new();
+        for record in [record, tombstone] {
+            let bytes = encoded(&Frame { offset: 5, written: 4, record });
+            ends.push(bytes.slice(32..).iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        }
+        assert_eq!(
+            ends,
+            ["0200000002000000010000006b0100000068010000007876", "0200000002000000010000806b01000000680100000078"]
+        );
     }
 
     proptest! {

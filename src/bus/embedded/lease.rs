@@ -123,7 +123,7 @@ impl Lease for EmbeddedLease {
             Some(last) => self.shared.view.read(&checkpoints, last, Budget::new(ONE)).await?.0.pop(),
             None => None,
         };
-        Ok(Resume { checkpoint: checkpoint.map(|message| message.record.value), positions, missed })
+        Ok(Resume { checkpoint: checkpoint.and_then(|message| message.record.value), positions, missed })
     }
 
     async fn poll(&mut self, limit: Limit, wait: Duration) -> Result<Vec<Message>> {

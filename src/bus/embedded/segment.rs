@@ -84,10 +84,9 @@ impl Gathered {
     /// Adds a frame.
     pub(super) fn add(&mut self, offset: u64, written: Micros, record: &Record) {
         frame::put_head(&mut self.copied, offset, written, record);
-        if record.value.len() > COPIED_BYTES {
-            self.values.push((self.copied.len(), record.value.clone()));
-        } else {
-            self.copied.put_slice(&record.value);
+        match &record.value {
+            Some(value) if value.len() > COPIED_BYTES => self.values.push((self.copied.len(), value.clone())),
+            _ => self.copied.put_slice(record.payload()),
         }
         self.bytes += frame::size(record);
     }
@@ -251,7 +250,7 @@ mod tests {
         let path = dir.path().join("segment");
         let sizes = [0, 1, COPIED_BYTES, COPIED_BYTES + 1, GATHERED_BYTES + 1, 3, 70_000];
         let records: Vec<_> =
-            sizes.iter().map(|size| Record { value: vec![7; *size].into(), ..Record::default() }).collect();
+            sizes.iter().map(|size| Record { value: Some(vec![7; *size].into()), ..Record::default() }).collect();
         let bytes = write(&path, &records);
         for chunk in [1, 100, 1 << 16, 1 << 30] {
             assert_eq!(read(&path, bytes, chunk).unwrap(), records);

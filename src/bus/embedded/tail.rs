@@ -93,7 +93,7 @@ mod tests {
     const ALL: Limit = Limit { rows: usize::MAX, bytes: usize::MAX };
 
     fn message(partition: u32, offset: u64, bytes: usize) -> Message {
-        let record = Record { value: vec![0; bytes].into(), ..Record::default() };
+        let record = Record { value: Some(vec![0; bytes].into()), ..Record::default() };
         Message { partition: Topic::new("t").partition(partition), offset, record }
     }
 

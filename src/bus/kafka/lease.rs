@@ -202,7 +202,7 @@ fn start(shared: &Shared, group: &Group, task: u32) -> Result<(BaseProducer<Cont
     assigned.map_err(failed(READING))?;
     let partitions = positions.keys().cloned().collect();
     let inputs = Inputs { consumer, arrived, partitions, pending: VecDeque::new() };
-    let checkpoint = checkpoint.map(|message| message.record.value);
+    let checkpoint = checkpoint.and_then(|message| message.record.value);
     Ok((producer, inputs, Resume { checkpoint, positions, missed: 0 }))
 }
 

@@ -18,7 +18,10 @@ const ARRIVED: &str = "fidelio-arrived";
 pub(super) fn message(outgoing: &Outgoing) -> BaseRecord<'_, [u8], [u8]> {
     let Outgoing { to, record } = outgoing;
     let millis = timestamp(record.arrived);
-    let mut message = BaseRecord::to(to.topic.as_str()).partition(to.partition as i32).payload(&record.value[..]);
+    let mut message = BaseRecord::to(to.topic.as_str()).partition(to.partition as i32);
+    if let Some(value) = &record.value {
+        message = message.payload(&value[..]);
+    }
     if let Some(key) = &record.key {
         message = message.key(&key[..]);
     }
@@ -54,7 +57,7 @@ fn headers(record: &Record, millis: Option<i64>) -> OwnedHeaders {
 pub(super) fn record(from: &TopicPartition, message: &BorrowedMessage<'_>) -> Message {
     let mut record = Record {
         key: message.key().map(Bytes::copy_from_slice),
-        value: message.payload().map(Bytes::copy_from_slice).unwrap_or_default(),
+        value: message.payload().map(Bytes::copy_from_slice),
         rows: 1,
         arrived: message.timestamp().to_millis().unwrap_or(0).saturating_mul(1000),
         ..Record::default()

@@ -144,7 +144,7 @@ pub async fn only_the_last_checkpoint_counts(f: Box<dyn Fixture>) {
     assert_eq!(leases[0].resume().await.unwrap().checkpoint, Some(vec![99; 100].into()));
     let extent = f.bus().extents(&group.checkpoint).await.unwrap()[0];
     let last = everything(f.bus(), &group.checkpoint.partition(0)).await.pop().unwrap();
-    assert_eq!(last.record.value, vec![99; 100]);
+    assert_eq!(last.record.payload(), [99; 100]);
     if f.is_cluster() {
         return;
     }

@@ -66,7 +66,7 @@ pub async fn a_limit_bounds_what_is_given(f: Box<dyn Fixture>) {
     let records = [(5, 10), (5, 10), (1, 10), (0, 10), (0, 0)];
     let results = records.map(|(rows, bytes)| Outgoing {
         to: to.clone(),
-        record: Record { rows, value: vec![0; bytes].into(), ..Record::default() },
+        record: Record { rows, value: Some(vec![0; bytes].into()), ..Record::default() },
     });
     lease.commit(Commit { results: results.to_vec(), ..Commit::default() }).await.unwrap();
     for (rows, bytes, from, most) in
@@ -85,8 +85,8 @@ pub async fn every_byte_survives(f: Box<dyn Fixture>) {
     let header = |text: &str, value: &Bytes| Header { name: name(text), value: value.clone() };
     let records = [
         Record::default(),
-        Record { key: Some(Bytes::new()), rows: u32::MAX, arrived: -1, ..Record::default() },
-        Record { key: Some(all_bytes.clone()), value: all_bytes.clone(), arrived: i64::MAX, ..Record::default() },
+        Record { key: Some(Bytes::new()), value: Some(Bytes::new()), rows: u32::MAX, arrived: -1, ..Record::default() },
+        Record { key: Some(all_bytes.clone()), value: Some(all_bytes.clone()), arrived: i64::MAX, ..Record::default() },
         Record {
             headers: vec![header("b", &all_bytes), header("a", &Bytes::new()), header("b", &Bytes::new())],
             ..record("ü")
@@ -104,15 +104,17 @@ pub async fn large_records_survive(f: Box<dyn Fixture>) {
     let size = f.bus().max_record_bytes().min(40 << 20);
     let mut large = (0..251u8).collect::<Vec<_>>().repeat(size / 251 + 1);
     large.truncate(size);
-    let records = [record("before"), Record { value: large.into(), ..Record::default() }, record("after")];
+    let records = [record("before"), Record { value: Some(large.into()), ..Record::default() }, record("after")];
     let results = records.clone().map(|record| Outgoing { to: to.clone(), record });
     lease.commit(Commit { results: results.to_vec(), ..Commit::default() }).await.unwrap();
     let read: Vec<Record> = everything(f.bus(), &to).await.into_iter().map(|message| message.record).collect();
     assert!(read == records);
 
     let limit = f.bus().max_record_bytes();
-    let results =
-        vec![Outgoing { to: to.clone(), record: Record { value: vec![0; limit + 1].into(), ..Record::default() } }];
+    let results = vec![Outgoing {
+        to: to.clone(),
+        record: Record { value: Some(vec![0; limit + 1].into()), ..Record::default() },
+    }];
     let refused = lease.commit(Commit { results, ..Commit::default() }).await;
     assert!(matches!(refused, Err(Error::TooLarge { to: at, bytes, .. }) if at == to && bytes == limit + 1));
 }

@@ -62,7 +62,7 @@ pub async fn writer(fixture: &dyn Fixture, name: &str) -> (Box<dyn Member>, Box<
 }
 
 pub fn record(text: &str) -> Record {
-    Record { value: text.to_owned().into(), rows: 1, arrived: 1_700_000_000_000_000, ..Record::default() }
+    Record { value: Some(text.to_owned().into()), rows: 1, arrived: 1_700_000_000_000_000, ..Record::default() }
 }
 
 pub fn results(to: &TopicPartition, texts: &[&str]) -> Commit {
@@ -71,7 +71,7 @@ pub fn results(to: &TopicPartition, texts: &[&str]) -> Commit {
 }
 
 pub fn texts(messages: &[Message]) -> Vec<&str> {
-    messages.iter().map(|message| std::str::from_utf8(&message.record.value).unwrap()).collect()
+    messages.iter().map(|message| std::str::from_utf8(message.record.payload()).unwrap()).collect()
 }
 
 /// Everything in a partition, read in small pieces.

@@ -21,7 +21,7 @@ async fn a_reader_sees_every_commit_whole_and_in_order() {
     let mut next = 0;
     while next < COMMITS * TASKS as u64 {
         for message in reader.read(&results().partition(1), next, SOME, AGES).await.unwrap() {
-            let (task, n) = origin(&message.record.value);
+            let (task, n) = origin(message.record.payload());
             assert_eq!((message.offset, n), (next, seen[task]));
             seen[task] += 1;
             next += 1;
@@ -49,7 +49,7 @@ async fn a_reader_is_told_what_retention_took_from_it() {
             match reader.read(&from, next, Limit { rows: 1, bytes: 0 }, AGES).await {
                 Ok(messages) => {
                     assert_eq!(messages[0].offset, next);
-                    origin(&messages[0].record.value);
+                    origin(messages[0].record.payload());
                     next += 1;
                 }
                 Err(Error::OutOfRange { extent, offset, .. }) => {

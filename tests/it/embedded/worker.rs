@@ -178,7 +178,7 @@ async fn join(log: &Embedded) -> Result<(Box<dyn Member>, Vec<Box<dyn Lease>>)> 
 fn step(task: u32, n: u64) -> Commit {
     let text = format!("{task} {n} {}", ".".repeat(n as usize * 13 % 70));
     let outgoing = |to: TopicPartition| {
-        let record = Record { value: text.clone().into(), rows: 1, ..Record::default() };
+        let record = Record { value: Some(text.clone().into()), rows: 1, ..Record::default() };
         Outgoing { to, record }
     };
     Commit {
@@ -199,7 +199,7 @@ pub fn origin(value: &[u8]) -> (usize, u64) {
     let text = std::str::from_utf8(value).unwrap();
     let mut words = text.split(' ');
     let (task, n) = (words.next().unwrap().parse().unwrap(), words.next().unwrap().parse().unwrap());
-    assert_eq!(text, std::str::from_utf8(&step(task as u32, n).results[0].record.value).unwrap());
+    assert_eq!(text, std::str::from_utf8(step(task as u32, n).results[0].record.payload()).unwrap());
     (task, n)
 }
 
@@ -230,7 +230,7 @@ async fn count(log: &dyn Log, from: &TopicPartition) -> [u64; TASKS] {
     let mut next = 0;
     while next < end {
         for message in log.read(from, next, Limit { rows: 50, bytes: 1 << 20 }, Duration::ZERO).await.unwrap() {
-            let (task, n) = origin(&message.record.value);
+            let (task, n) = origin(message.record.payload());
             assert_eq!((message.offset, n), (next, counts[task]));
             counts[task] += 1;
             next += 1;

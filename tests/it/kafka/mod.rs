@@ -2,6 +2,7 @@
 //! happens to them.
 
 mod brokers;
+mod interop;
 mod network;
 mod observer;
 
@@ -14,6 +15,9 @@ use proptest::test_runner::TestRunner;
 
 use self::observer::Observer;
 use crate::support::{Running, Scratch, Summary, broker, long, until};
+
+/// How long another client may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const PIPELINE: &str = r#"
 [pipeline]

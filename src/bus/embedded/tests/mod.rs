@@ -47,7 +47,7 @@ fn group(inputs: Vec<Topic>) -> Group {
 }
 
 fn record(text: &str) -> Record {
-    Record { value: text.to_owned().into(), rows: 2, ..Record::default() }
+    Record { value: Some(text.to_owned().into()), rows: 2, ..Record::default() }
 }
 
 /// Declares the topics of a stage and joins its group.
@@ -121,7 +121,7 @@ async fn steps(log: &dyn Log) -> Result<u64> {
     }
     if extent.end > 0 {
         let last = log.read(&checkpoints.partition(0), extent.end - 1, ALL, Duration::ZERO).await?;
-        assert_eq!(last[0].record.value, (extent.end - 1).to_string());
+        assert_eq!(last[0].record.payload(), (extent.end - 1).to_string().as_bytes());
     }
     Ok(extent.end)
 }

@@ -1,0 +1,62 @@
+//! Before a pipeline starts: that the topics of others are there, and how many partitions they have.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::bus::{self, Bus, Channel, Cleanup, Topic, TopicSpec};
+use crate::config::Sink;
+use crate::stage::worker::Error;
+use crate::topology::{Stage, Topology, Work};
+
+/// The topology as the topics of others make it. They are left as they are; one that a sink says how to make is made where
+/// there is none.
+pub(super) async fn complete(bus: &dyn Bus, topology: Arc<Topology>) -> Result<Arc<Topology>, Error> {
+    let mut found = BTreeMap::new();
+    for stage in &topology.stages {
+        for (action, topic) in [("reads", stage.reads()), ("writes", stage.writes())] {
+            let Some(topic) = topic else { continue };
+            let partitions = partitions(bus, stage, action, &topic).await?;
+            found.insert(topic, partitions);
+        }
+    }
+    Ok(if found.is_empty() { topology } else { Arc::new(topology.with_partitions(&found)) })
+}
+
+async fn partitions(bus: &dyn Bus, stage: &Stage, action: &'static str, topic: &Topic) -> Result<u32, Error> {
+    match bus.extents(topic).await {
+        Ok(extents) => return Ok(extents.len() as u32),
+        Err(bus::Error::UnknownTopic(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let Some(partitions) = to_make(stage) else {
+        let (stage, topic) = (stage.name.clone(), topic.clone());
+        return Err(Error::NoTopic { stage, action, topic });
+    };
+    bus.declare(&[TopicSpec { topic: topic.clone(), partitions, cleanup: retention(stage) }]).await?;
+    Ok(partitions)
+}
+
+/// What it means that a stage's own topics are not as they are to be.
+pub(super) fn explained(stage: &Stage, error: bus::Error) -> Error {
+    match (error, stage.reads()) {
+        (bus::Error::PartitionsDiffer { topic, found, wanted }, Some(read)) if topic != stage.results() => {
+            Error::Resized { stage: stage.name.clone(), topic: read, tasks: found, partitions: wanted }
+        }
+        (error, _) => error.into(),
+    }
+}
+
+/// With how many partitions the topic of a sink is made.
+fn to_make(stage: &Stage) -> Option<u32> {
+    match &stage.work {
+        Work::Sink(Sink::Topic(sink)) => sink.partitions,
+        Work::Sink(Sink::Lines(_)) | Work::Source(_) | Work::Sql(_) => None,
+    }
+}
+
+/// What the stage says of how long its messages are kept.
+fn retention(stage: &Stage) -> Cleanup {
+    let events = stage.topic(Channel::Events);
+    let spec = stage.topics.iter().find(|spec| spec.topic == events);
+    spec.map_or(Cleanup::Delete { age: None, bytes: None }, |spec| spec.cleanup)
+}

@@ -1,0 +1,252 @@
+//! Rows as messages of a topic: the stage's own results, or the topic of others that a sink writes.
+
+use std::sync::Arc;
+
+use ::arrow::array::{Array, AsArray, BooleanArray, UInt32Array};
+use ::arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+
+use crate::bus::{Header, Micros, Outgoing, Record, Topic, TopicPartition};
+use crate::codec::{self, json};
+use crate::config::{Format, TopicSink};
+use crate::stage::TaskError;
+use crate::stage::keys::{self, Keys};
+use crate::stage::outlet::{HEADROOM_BYTES, header, source};
+use crate::stage::process::Processed;
+use crate::stage::trace::{self, Context};
+use crate::topology::Stage;
+
+/// A topic that rows go to, and how.
+pub(super) struct Published {
+    topic: Topic,
+    partitions: u32,
+    /// Columns that make up the key.
+    key: Vec<usize>,
+    format: Format,
+    event_time: Option<usize>,
+    /// Where rows go that have no key.
+    keyless: Keyless,
+    /// The column that is true for rows whose message has no value.
+    tombstone: Option<usize>,
+    attributes: Attributes,
+}
+
+/// Where rows go that have no key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keyless {
+    /// To the partition of the task's number.
+    Home,
+    /// To all partitions in turn.
+    Spread,
+}
+
+/// A record, and the row that came in of which it was made; of a record of several rows, the first of them.
+pub(super) struct Made {
+    pub origin: usize,
+    pub outgoing: Outgoing,
+}
+
+impl Made {
+    pub fn new(origin: usize, to: &TopicPartition, record: Record) -> Self {
+        Self { origin, outgoing: Outgoing { to: to.clone(), record } }
+    }
+}
+
+/// The task that publishes, and what it has published so far.
+#[derive(Clone, Copy)]
+pub(super) struct Publisher {
+    pub task: u32,
+    /// Rows that it has published, ever.
+    pub rows: u64,
+    /// When the oldest of those that it publishes now arrived in the pipeline.
+    pub arrived: Micros,
+    /// The largest record that the bus takes, in bytes.
+    pub max_record_bytes: usize,
+}
+
+impl Published {
+    /// The results of a stage.
+    pub fn results(stage: &Stage) -> Self {
+        Self {
+            topic: stage.results(),
+            partitions: stage.partitions,
+            key: stage.key.clone(),
+            format: stage.format,
+            event_time: stage.event_time,
+            keyless: Keyless::Home,
+            tombstone: None,
+            attributes: Attributes::of(stage),
+        }
+    }
+
+    /// The topic of others that a sink writes.
+    pub fn by_sink(stage: &Stage, sink: &TopicSink) -> Self {
+        Self {
+            topic: Topic::new(sink.topic.value.as_str()),
+            format: Format::Json,
+            keyless: Keyless::Spread,
+            tombstone: sink.tombstone.as_ref().and_then(|name| stage.schema.index_of(&name.value).ok()),
+            ..Self::results(stage)
+        }
+    }
+
+    /// The messages of what was processed.
+    pub fn records(&self, part: &Processed, by: Publisher) -> Result<Vec<Made>, TaskError> {
+        if part.results.num_rows() == 0 {
+            return Ok(Vec::new());
+        }
+        let split = match self.keyless {
+            Keyless::Home => keys::split(&part.results, &self.key, self.partitions, by.task)?,
+            Keyless::Spread => {
+                keys::spread(&part.results, &self.key, self.partitions, by.rows.wrapping_add(by.task.into()))?
+            }
+        };
+        let mut made = Vec::new();
+        match self.format {
+            Format::Arrow => {
+                let traced = part.rows.origins.are_traced();
+                for (number, rows, batch) in split {
+                    let to = self.topic.partition(number);
+                    let origin = part.origin(result(&rows, 0));
+                    let trace = |row| part.rows.origins.trace(part.origin(result(&rows, row)));
+                    let traces: Vec<Context> = (0..if traced { batch.num_rows() } else { 0 }).map(trace).collect();
+                    let records = arrow_records(batch, &traces, by)?;
+                    made.extend(records.into_iter().map(|record| Made::new(origin, &to, record)));
+                }
+            }
+            Format::Json => {
+                let ordinals = ordinals(part.results.num_rows(), |result| part.origin(result));
+                for (number, rows, batch) in split {
+                    let to = self.topic.partition(number);
+                    for (row, mut record) in self.json_records(&batch, by)?.into_iter().enumerate() {
+                        let result = result(&rows, row);
+                        let origin = part.origin(result);
+                        let ordinal = ordinals.get(result).copied().unwrap_or(0);
+                        let id = format!("{}/results/{ordinal}", part.rows.origins.origin(origin));
+                        record.headers.push(self.attributes.id(id));
+                        record.headers.extend(part.rows.origins.trace(origin));
+                        made.push(Made::new(origin, &to, record));
+                    }
+                }
+            }
+        }
+        Ok(made)
+    }
+
+    /// A message for each row, but for what says where it came from.
+    fn json_records(&self, batch: &RecordBatch, by: Publisher) -> Result<Vec<Record>, TaskError> {
+        let mut keys = Keys::new(batch, &self.key)?;
+        let (gone, values) = match self.tombstone {
+            Some(column) => {
+                (batch.columns().get(column).and_then(|column| column.as_boolean_opt()), without(batch, column)?)
+            }
+            None => (None, batch.clone()),
+        };
+        let is_gone = |gone: &BooleanArray, row: usize| gone.is_valid(row) && gone.value(row);
+        let time = self.event_time.and_then(|column| batch.columns().get(column));
+        let mut records = Vec::with_capacity(batch.num_rows());
+        for (row, value) in json::rows_to_text(&values)?.into_iter().enumerate() {
+            let value = (!gone.is_some_and(|gone| is_gone(gone, row))).then_some(value);
+            let key = match self.keyless {
+                _ if self.key.is_empty() => None,
+                Keyless::Spread if keys.is_null(row) => None,
+                _ => Some(Bytes::copy_from_slice(keys.key(row)?)),
+            };
+            let micros = time.and_then(|column| codec::time::micros_at(column, row));
+            let headers = self.attributes.headers(value.is_some(), micros);
+            records.push(Record { key, value, headers, rows: 1, arrived: by.arrived, batch: None });
+        }
+        Ok(records)
+    }
+}
+
+/// The attributes of CloudEvents that all messages of a stage have in common, in the binary mode of the Kafka protocol
+/// binding: each is a header.
+struct Attributes {
+    content_type: Header,
+    common: [Header; 3],
+    id: Arc<str>,
+    time: Arc<str>,
+}
+
+impl Attributes {
+    fn of(stage: &Stage) -> Self {
+        let common = [
+            header("ce_specversion", "1.0"),
+            header("ce_source", source(&stage.full_name)),
+            header("ce_type", format!("{}.results", stage.full_name)),
+        ];
+        let content_type = header("content-type", "application/json");
+        Self { content_type, common, id: "ce_id".into(), time: "ce_time".into() }
+    }
+
+    /// The headers of a message whose event happened then, without its id.
+    fn headers(&self, has_value: bool, micros: Option<Micros>) -> Vec<Header> {
+        let mut headers = Vec::with_capacity(8);
+        headers.extend(has_value.then(|| self.content_type.clone()));
+        headers.extend(self.common.iter().cloned());
+        headers.extend(micros.map(|micros| {
+            let instant = codec::time::instant(micros);
+            Header { name: self.time.clone(), value: instant.into() }
+        }));
+        headers
+    }
+
+    fn id(&self, id: String) -> Header {
+        Header { name: self.id.clone(), value: id.into() }
+    }
+}
+
+/// The number of a row among the results that it was split from.
+fn result(rows: &Option<UInt32Array>, row: usize) -> usize {
+    rows.as_ref().and_then(|rows| rows.values().get(row)).map_or(row, |result| *result as usize)
+}
+
+/// The batch without that column.
+fn without(batch: &RecordBatch, column: usize) -> Result<RecordBatch, TaskError> {
+    let left: Vec<usize> = (0..batch.num_columns()).filter(|index| *index != column).collect();
+    Ok(batch.project(&left)?)
+}
+
+/// Numbers what was made of one and the same row: 0, 1, …
+pub(super) fn ordinals(count: usize, origin: impl Fn(usize) -> usize) -> Vec<u32> {
+    let mut last = None;
+    let mut next = 0;
+    (0..count)
+        .map(|made| {
+            let of = Some(origin(made));
+            next = if last == of { next + 1 } else { 0 };
+            last = of;
+            next
+        })
+        .collect()
+}
+
+/// The batch as messages, each below the bus's limit. `traces` has the context of each row, or nothing where none is of any
+/// trace.
+fn arrow_records(batch: RecordBatch, traces: &[Context], by: Publisher) -> Result<Vec<Record>, TaskError> {
+    let rows = batch.num_rows();
+    let traced = trace::headers(traces);
+    let traced_bytes: usize = traced.iter().map(|header| header.value.len()).sum();
+    let fits = |bytes: usize| bytes + traced_bytes + HEADROOM_BYTES <= by.max_record_bytes || rows <= 1;
+    // Most of what does not fit is not even encoded to find out.
+    let encoded = fits(codec::arrow::size_bytes(&batch)).then(|| codec::arrow::encode(&batch)).transpose()?;
+    let Some(value) = encoded.filter(|value| fits(value.len())) else {
+        let half = rows / 2;
+        let (first, second) = traces.split_at(half.min(traces.len()));
+        let mut records = arrow_records(batch.slice(0, half), first, by)?;
+        records.extend(arrow_records(batch.slice(half, rows - half), second, by)?);
+        return Ok(records);
+    };
+    let mut headers =
+        vec![header("content-type", codec::arrow::CONTENT_TYPE), header("fidelio-task", by.task.to_string())];
+    headers.extend(traced);
+    Ok(vec![Record {
+        value: Some(value),
+        headers,
+        rows: rows as u32,
+        arrived: by.arrived,
+        batch: Some(batch),
+        key: None,
+    }])
+}
