@@ -48,6 +48,9 @@ impl Broker {
         let all = self.admin.inner().fetch_metadata(None, PATIENCE).unwrap();
         let names: Vec<&str> =
             all.topics().iter().map(|topic| topic.name()).filter(|name| name.starts_with(prefix)).collect();
+        if names.is_empty() {
+            return;
+        }
         runtime.block_on(self.admin.delete_topics(&names, &AdminOptions::new())).unwrap();
     }
 

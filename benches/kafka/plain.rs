@@ -1,5 +1,5 @@
 //! What a program does that has no engine: a consumer alone, and a consumer and a producer in a loop. Neither is exactly
-//! once. A thread a partition; librdkafka's own settings, so the producer is not idempotent.
+//! once. A thread a partition; librdkafka's own settings but for one, so the producer is not idempotent.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,6 +15,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use crate::cluster::{Broker, WARM_UP};
 
 const TICK: Duration = Duration::from_millis(100);
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// What was read, and how fast.
 pub struct Read {
@@ -77,7 +78,7 @@ fn copy(servers: &str, from: &str, to: &str, partition: i32, extent: (i64, i64),
         }
         while let Err((error, back)) = producer.send(record) {
             assert!(matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)), "{error}");
-            producer.poll(TICK);
+            producer.poll(MOMENT);
             record = back;
         }
         sent += 1;
@@ -85,7 +86,10 @@ fn copy(servers: &str, from: &str, to: &str, partition: i32, extent: (i64, i64),
             producer.poll(Duration::ZERO);
         }
     });
-    producer.flush(Duration::from_secs(60)).unwrap();
+    // `flush` would look ten times a second only.
+    while producer.in_flight_count() > 0 {
+        producer.poll(MOMENT);
+    }
     read
 }
 
@@ -97,8 +101,13 @@ fn consume(
     warm: &Warm,
     mut each: impl FnMut(&BorrowedMessage<'_>),
 ) -> Read {
-    let consumer: BaseConsumer =
-        ClientConfig::new().set("bootstrap.servers", servers).set("group.id", "plain").create().unwrap();
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", servers)
+        .set("group.id", "plain")
+        // Otherwise it rests for a second whenever 100,000 messages are waiting for the loop.
+        .set("fetch.queue.backoff.ms", "5")
+        .create()
+        .unwrap();
     let mut place = TopicPartitionList::new();
     place.add_partition_offset(from, partition, Offset::Offset(start)).unwrap();
     consumer.assign(&place).unwrap();

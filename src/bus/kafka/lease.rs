@@ -23,6 +23,9 @@ use crate::bus::{Commit, Error, Group, Lease, Limit, Message, Outgoing, Position
 /// The longest that a step of a transaction may take; what is open for longer, the cluster itself gives up.
 const TRANSACTION: Duration = Duration::from_secs(60);
 
+/// How long it takes at most until it is noticed that everything is delivered.
+const MOMENT: Duration = Duration::from_millis(1);
+
 /// The right to run a task.
 pub(super) struct KafkaLease {
     shared: Arc<Shared>,
@@ -319,6 +322,7 @@ fn transaction(
             let offsets = offsets(positions)?;
             retried(|| producer.send_offsets_to_transaction(&offsets, &group, TRANSACTION))?;
         }
+        delivered(producer);
         retried(|| producer.commit_transaction(TRANSACTION))
     });
     if let Err(error) = &done
@@ -343,6 +347,15 @@ fn send(producer: &BaseProducer<Context>, outgoing: &[Outgoing]) -> std::result:
         }
     }
     Ok(())
+}
+
+/// Waits until everything that was sent is delivered or has failed. The commit waits for that as well, but looks no more
+/// than ten times a second.
+fn delivered(producer: &BaseProducer<Context>) {
+    let deadline = std::time::Instant::now() + TRANSACTION;
+    while producer.in_flight_count() > 0 && std::time::Instant::now() < deadline {
+        producer.poll(MOMENT);
+    }
 }
 
 /// Does it again for as long as librdkafka says that this is safe.
