@@ -24,6 +24,9 @@ use tokio::runtime::Runtime;
 use crate::cluster::Broker;
 use crate::pipelines::Shape;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const ALL: &str = "SELECT * FROM orders";
 const FILTER: &str = "SELECT * FROM orders WHERE qty > 1";
 

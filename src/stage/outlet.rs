@@ -52,6 +52,8 @@ pub(super) struct Outlet {
     dead_letters: Topic,
     event_time: Option<usize>,
     max_record_bytes: usize,
+    /// What the headers of a JSON message have in common with those of all others.
+    row_headers: Vec<Header>,
 }
 
 /// Where results go.
@@ -88,6 +90,13 @@ impl Outlet {
             dead_letters: stage.topic(Channel::DeadLetters),
             event_time: stage.event_time,
             max_record_bytes,
+            row_headers: vec![
+                header("content-type", "application/json"),
+                header("ce_specversion", "1.0"),
+                header("ce_source", source(&stage.full_name)),
+                header("ce_type", format!("{}.results", stage.full_name)),
+                header("ce_id", ""),
+            ],
         }
     }
 
@@ -173,13 +182,11 @@ impl Outlet {
 
     /// CloudEvents attributes of a row, as headers.
     fn json_headers(&self, id: String) -> Vec<Header> {
-        vec![
-            header("content-type", "application/json"),
-            header("ce_specversion", "1.0"),
-            header("ce_id", id),
-            header("ce_source", source(&self.full_name)),
-            header("ce_type", format!("{}.results", self.full_name)),
-        ]
+        let mut headers = self.row_headers.clone();
+        if let Some(last) = headers.last_mut() {
+            last.value = id.into();
+        }
+        headers
     }
 
     fn events(&self, part: &Processed, arrived: Micros) -> Result<Vec<Made>, TaskError> {

@@ -195,7 +195,14 @@ impl Task {
 fn positions(polled: &Polled) -> Positions {
     match polled {
         Polled::Messages(messages) => {
-            messages.iter().map(|message| (message.partition.clone(), message.offset + 1)).collect()
+            let mut positions = Positions::new();
+            for message in messages {
+                match positions.get_mut(&message.partition) {
+                    Some(position) => *position = message.offset + 1,
+                    None => drop(positions.insert(message.partition.clone(), message.offset + 1)),
+                }
+            }
+            positions
         }
         _ => Positions::new(),
     }

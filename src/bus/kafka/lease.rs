@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -48,6 +48,7 @@ struct Inputs {
     partitions: Vec<TopicPartition>,
     /// Polled, and not given yet.
     pending: VecDeque<Message>,
+    parser: wire::Parser,
 }
 
 impl KafkaLease {
@@ -77,8 +78,12 @@ impl KafkaLease {
             false => Err(Error::UnknownPartition(at.clone())),
         };
         let limit = shared.spec.max_message_bytes;
+        let mut last = None;
         for Outgoing { to, record } in outgoing {
-            there(to)?;
+            if last != Some(to) {
+                there(to)?;
+                last = Some(to);
+            }
             let bytes = record.size_bytes();
             if bytes > limit {
                 return Err(Error::TooLarge { to: to.clone(), bytes, limit });
@@ -189,7 +194,7 @@ fn start(shared: &Shared, group: &Group, task: u32) -> Result<(BaseProducer<Cont
     let last = reader::last(shared, &group.checkpoint.partition(task))?;
     let checkpoint = last.map(|message| message.record.value);
     let partitions = positions.keys().cloned().collect();
-    let inputs = Inputs { consumer, arrived, partitions, pending: VecDeque::new() };
+    let inputs = Inputs { consumer, arrived, partitions, pending: VecDeque::new(), parser: wire::Parser::default() };
     Ok((producer, inputs, Resume { checkpoint, positions, missed: 0 }))
 }
 
@@ -257,7 +262,7 @@ impl Inputs {
                 None => break,
                 Some(Ok(message)) => {
                     if let Some(at) = self.partitions.iter().find(|at| at.topic.as_str() == message.topic()) {
-                        let message = wire::record(at, &message);
+                        let message = self.parser.message(at, &message);
                         fits = budget.take(&message.record);
                         self.pending.push_back(message);
                     }
@@ -336,8 +341,9 @@ fn transaction(
 }
 
 fn send(producer: &BaseProducer<Context>, outgoing: &[Outgoing]) -> std::result::Result<(), KafkaError> {
+    let now = SystemTime::now();
     for outgoing in outgoing {
-        let mut message = wire::message(outgoing);
+        let mut message = wire::message(outgoing, now);
         while let Err((error, refused)) = producer.send(message) {
             if error.rdkafka_error_code() != Some(Code::QueueFull) {
                 return Err(error);
