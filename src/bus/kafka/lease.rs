@@ -49,6 +49,10 @@ struct Inputs {
     /// Polled, and not given yet.
     pending: VecDeque<Message>,
     parser: wire::Parser,
+    /// How much the last poll could take.
+    limit: Limit,
+    /// What is wrong with them, found out when nobody polled.
+    lost: Option<Error>,
 }
 
 impl KafkaLease {
@@ -123,7 +127,11 @@ impl Lease for KafkaLease {
                 return Err(self.fenced());
             }
             let Some(inputs) = &mut self.inputs else { return Err(self.fenced()) };
-            inputs.fill(&self.shared, limit)?;
+            if let Some(lost) = inputs.lost.take() {
+                return Err(lost);
+            }
+            inputs.limit = limit;
+            inputs.fill(&self.shared)?;
             let given = inputs.give(limit);
             if !given.is_empty() {
                 return Ok(given);
@@ -165,16 +173,22 @@ impl KafkaLease {
         // Whoever drops this half way does not know what became of it, so the producer does not come back.
         let Some(producer) = self.producer.take() else { return Err(self.fenced()) };
         let (shared, member, fenced) = (self.shared.clone(), self.member.clone(), self.fenced());
-        let producer = on_thread(move || {
+        let committing = on_thread(move || {
             Self::check(&shared, &outgoing, &positions)?;
             transaction(&producer, &member, &outgoing, &positions).map_err(|error| match is_fenced(&error) {
                 true => fenced,
                 false => failed("committing")(error),
             })?;
             Ok(producer)
-        })
-        .await?;
-        self.producer = Some(producer);
+        });
+        // While the cluster deals with it, what is polled next can be taken in.
+        let ahead = async {
+            if let Some(inputs) = &mut self.inputs {
+                inputs.lost = inputs.fill(&self.shared).err();
+            }
+        };
+        let (committed, ()) = tokio::join!(committing, ahead);
+        self.producer = Some(committed?);
         Ok(())
     }
 }
@@ -194,7 +208,8 @@ fn start(shared: &Shared, group: &Group, task: u32) -> Result<(BaseProducer<Cont
     let last = reader::last(shared, &group.checkpoint.partition(task))?;
     let checkpoint = last.map(|message| message.record.value);
     let partitions = positions.keys().cloned().collect();
-    let inputs = Inputs { consumer, arrived, partitions, pending: VecDeque::new(), parser: wire::Parser::default() };
+    let (pending, parser, limit) = (VecDeque::new(), wire::Parser::default(), Limit { rows: 0, bytes: 0 });
+    let inputs = Inputs { consumer, arrived, partitions, pending, parser, limit, lost: None };
     Ok((producer, inputs, Resume { checkpoint, positions, missed: 0 }))
 }
 
@@ -254,8 +269,8 @@ fn offsets(positions: &Positions) -> std::result::Result<TopicPartitionList, Kaf
 
 impl Inputs {
     /// Polls until there is as much as may be given, or nothing more for now.
-    fn fill(&mut self, shared: &Shared, limit: Limit) -> Result<()> {
-        let mut budget = Budget::new(limit);
+    fn fill(&mut self, shared: &Shared) -> Result<()> {
+        let mut budget = Budget::new(self.limit);
         let mut fits = self.pending.iter().all(|message| budget.take(&message.record));
         while fits {
             match self.consumer.poll(Duration::ZERO) {
