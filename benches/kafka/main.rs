@@ -33,9 +33,9 @@ const FILTER: &str = "SELECT * FROM orders WHERE qty > 1";
 static SHAPES: [Shape; 5] = [
     Shape { name: Cow::Borrowed("json-100"), format: "json", note: 0, rows: 600_000, partitions: 1 },
     Shape { name: Cow::Borrowed("json-1k"), format: "json", note: 920, rows: 600_000, partitions: 1 },
-    Shape { name: Cow::Borrowed("arrow"), format: "arrow", note: 0, rows: 6_000_000, partitions: 1 },
+    Shape { name: Cow::Borrowed("arrow"), format: "arrow", note: 0, rows: 4_000_000, partitions: 1 },
     Shape { name: Cow::Borrowed("json-100-2"), format: "json", note: 0, rows: 600_000, partitions: 2 },
-    Shape { name: Cow::Borrowed("arrow-2"), format: "arrow", note: 0, rows: 6_000_000, partitions: 2 },
+    Shape { name: Cow::Borrowed("arrow-2"), format: "arrow", note: 0, rows: 4_000_000, partitions: 2 },
 ];
 
 /// What was asked for.
@@ -62,6 +62,7 @@ impl Wanted {
 }
 
 fn main() {
+    tracing_subscriber::fmt().with_env_filter("off,fidelio=error").with_writer(std::io::stderr).init();
     let wanted = Wanted::parse();
     let (broker, runtime) = (Broker::start(), Runtime::new().unwrap());
     let dir = tempfile::tempdir().unwrap();
@@ -74,7 +75,7 @@ fn main() {
 
 /// Everything about events of one shape.
 fn measure(wanted: &Wanted, runtime: &Runtime, broker: &Broker, shape: &Shape, dir: &Path) {
-    let (input, out) = (dir.join("in.ndjson"), dir.join("out"));
+    let input = dir.join("in.ndjson");
     println!("\n{}: {} rows, {} partition(s), load {}", shape.name, shape.rows, shape.partitions, load());
     shape.write(&input);
     pipelines::publish(runtime, broker, shape, &input);
@@ -106,6 +107,7 @@ fn measure(wanted: &Wanted, runtime: &Runtime, broker: &Broker, shape: &Shape, d
         }
         if wanted.part("chain") {
             let chain = shape.named(format!("{}-chain{round}", shape.name));
+            let out = dir.join(&*chain.name);
             add("file, filter, file", pipelines::chain(runtime, broker, &chain, &input, &out, FILTER));
             broker.delete(runtime, &format!("acme.{}.", chain.name));
         }

@@ -164,7 +164,7 @@ pub fn steady(
     let input: PathBuf = dir.join("steady.ndjson");
     let mut file = File::create(&input).unwrap();
     let worker =
-        start(runtime, shape.pipeline(broker, &input, true, &chain_of(shape, &dir.join("steady-out"), sql)), &[]);
+        start(runtime, shape.pipeline(broker, &input, true, &chain_of(shape, &dir.join(&*shape.name), sql)), &[]);
     let meters = worker.meters();
     let each = events(rows_per_second / 1000, shape.note);
     // Everything runs once a first row has come through.
