@@ -31,10 +31,10 @@ const ALL: &str = "SELECT * FROM orders";
 const FILTER: &str = "SELECT * FROM orders WHERE qty > 1";
 
 static SHAPES: [Shape; 5] = [
-    Shape { name: Cow::Borrowed("json-100"), format: "json", note: 0, rows: 600_000, partitions: 1 },
+    Shape { name: Cow::Borrowed("json-100"), format: "json", note: 0, rows: 1_500_000, partitions: 1 },
     Shape { name: Cow::Borrowed("json-1k"), format: "json", note: 920, rows: 600_000, partitions: 1 },
     Shape { name: Cow::Borrowed("arrow"), format: "arrow", note: 0, rows: 4_000_000, partitions: 1 },
-    Shape { name: Cow::Borrowed("json-100-2"), format: "json", note: 0, rows: 600_000, partitions: 2 },
+    Shape { name: Cow::Borrowed("json-100-2"), format: "json", note: 0, rows: 1_500_000, partitions: 2 },
     Shape { name: Cow::Borrowed("arrow-2"), format: "arrow", note: 0, rows: 4_000_000, partitions: 2 },
 ];
 
