@@ -24,6 +24,11 @@ impl Topic {
         &self.0
     }
 
+    /// The full name, for whoever keeps it.
+    pub fn name(&self) -> Arc<str> {
+        self.0.clone()
+    }
+
     /// One of its partitions.
     pub fn partition(&self, number: u32) -> TopicPartition {
         TopicPartition { topic: self.clone(), partition: number }

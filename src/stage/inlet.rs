@@ -47,6 +47,18 @@ impl Polled {
     }
 }
 
+impl Polled {
+    /// Whether it is so much that there is likely to be more.
+    pub fn is_full(&self) -> bool {
+        let bytes = match self {
+            Polled::Block(block) => block.rows.bytes.len(),
+            Polled::Messages(messages) => messages.iter().map(|message| message.record.payload().len()).sum(),
+            Polled::Idle | Polled::Finished => 0,
+        };
+        self.rows() >= LIMIT.rows as u64 / 2 || bytes >= LIMIT.bytes / 2
+    }
+}
+
 /// What decoding gave.
 #[derive(Default)]
 pub(super) struct Arrived {

@@ -157,7 +157,7 @@ fn number(kept: Option<&[u32]>, row: usize) -> usize {
 
 fn message_origin(message: &Message, row: usize) -> Origin {
     Origin {
-        name: message.partition.topic.as_str().into(),
+        name: message.partition.topic.name(),
         partition: Some(message.partition.partition),
         offset: message.offset,
         row: row as u64,

@@ -97,14 +97,23 @@ impl Task {
     pub async fn run(mut self) -> Result<(), Error> {
         self.resume().await?;
         while let Some(polled) = self.poll().await? {
-            let (rows_in, positions) = (polled.rows(), positions(&polled));
-            let Arrived { rows, dead_letters, since } = self.inlet.decode(polled)?;
-            let processed = self.queries.process(rows)?;
-            let mut encoded = self.outlet.encode(dead_letters, since, processed)?;
-            encoded.counts.rows_in = rows_in;
-            self.commit(encoded, positions).await?;
+            let mut prepared = Some(prepare(&mut self.inlet, &mut self.queries, &mut self.outlet, polled)?);
+            while let Some(step) = prepared {
+                let ahead = self.poll_ahead(&step).await?;
+                prepared = self.commit(step, ahead).await?;
+            }
         }
         self.finish().await
+    }
+
+    /// What is prepared while a step is committed: something where there is more than one step takes in. What has only
+    /// begun to arrive is not divided, so that it is not kept waiting for two commits.
+    async fn poll_ahead(&mut self, step: &Step) -> Result<Option<Polled>, Error> {
+        if !step.full || self.signals.draining() {
+            return Ok(None);
+        }
+        let polled = self.inlet.poll(self.lease.as_mut(), Duration::ZERO).await?;
+        Ok(Some(polled).filter(|polled| matches!(polled, Polled::Block(_) | Polled::Messages(_))))
     }
 
     /// Goes to where the last commit left everything: input, sink and counts.
@@ -124,7 +133,7 @@ impl Task {
         // that had ended has not.
         let had_ended = std::mem::take(&mut self.committed.ended);
         if had_ended || (self.outlet.is_sink() && self.committed.sink.is_none()) {
-            self.write(Encoded::default(), Positions::new()).await?;
+            self.write(Step::empty(self.inlet.position()), None).await?;
         }
         Ok(())
     }
@@ -133,7 +142,7 @@ impl Task {
     /// to other workers that a source has ended.
     async fn finish(&mut self) -> Result<(), Error> {
         if self.outlet.is_sink() || self.committed.ended {
-            self.write(Encoded::default(), Positions::new()).await?;
+            self.write(Step::empty(self.inlet.position()), None).await?;
         }
         Ok(self.lease.settle().await?)
     }
@@ -166,18 +175,19 @@ impl Task {
         }
     }
 
-    /// Commits what became of a poll, and reports it.
-    async fn commit(&mut self, encoded: Encoded, positions: Positions) -> Result<(), Error> {
-        let (step, since) = (encoded.counts, encoded.since);
-        self.write(encoded, positions).await?;
-        self.meter.committed(step, now() - since, self.inlet.input());
-        Ok(())
+    /// Commits what became of a poll, and reports it. Prepares meanwhile what was polled ahead.
+    async fn commit(&mut self, step: Step, ahead: Option<Polled>) -> Result<Option<Step>, Error> {
+        let (counts, since) = (step.encoded.counts, step.encoded.since);
+        let prepared = self.write(step, ahead).await?;
+        self.meter.committed(counts, now() - since, self.inlet.input());
+        prepared.transpose()
     }
 
-    /// Makes a step visible, all of it or nothing.
-    async fn write(&mut self, encoded: Encoded, positions: Positions) -> Result<(), Error> {
+    /// Makes a step visible, all of it or nothing. What became of the next one is another matter.
+    async fn write(&mut self, step: Step, ahead: Option<Polled>) -> Result<Option<Result<Step, Error>>, Error> {
+        let Step { encoded, positions, source, .. } = step;
         self.committed.sink = self.outlet.flush(encoded.text).await?;
-        self.committed.source = self.inlet.position();
+        self.committed.source = source;
         self.committed.positions.extend(positions);
         self.committed.counts += encoded.counts;
         let commit = Commit {
@@ -187,15 +197,53 @@ impl Task {
             checkpoint: self.committed.encode()?,
             positions: self.committed.positions.clone(),
         };
-        Ok(self.lease.commit(commit).await?)
+        let Self { lease, inlet, queries, outlet, .. } = self;
+        let prepared = async { ahead.map(|polled| prepare(inlet, queries, outlet, polled)) };
+        let (committed, prepared) = tokio::join!(lease.commit(commit), prepared);
+        committed?;
+        Ok(prepared)
     }
+}
+
+/// What became of a poll, before it is committed.
+struct Step {
+    encoded: Encoded,
+    positions: Positions,
+    /// Where the source connector was after the poll, where there is one.
+    source: Option<connector::Position>,
+    /// Whether there is likely to be more.
+    full: bool,
+}
+
+impl Step {
+    /// A step of no rows.
+    fn empty(source: Option<connector::Position>) -> Self {
+        Self { encoded: Encoded::default(), positions: Positions::new(), source, full: false }
+    }
+}
+
+/// Decode, process and encode.
+fn prepare(inlet: &mut Inlet, queries: &mut Queries, outlet: &mut Outlet, polled: Polled) -> Result<Step, Error> {
+    let (rows_in, positions, source, full) = (polled.rows(), positions(&polled), inlet.position(), polled.is_full());
+    let Arrived { rows, dead_letters, since } = inlet.decode(polled)?;
+    let processed = queries.process(rows)?;
+    let mut encoded = outlet.encode(dead_letters, since, processed)?;
+    encoded.counts.rows_in = rows_in;
+    Ok(Step { encoded, positions, source, full })
 }
 
 /// How far a poll brings the input partitions it is of.
 fn positions(polled: &Polled) -> Positions {
     match polled {
         Polled::Messages(messages) => {
-            messages.iter().map(|message| (message.partition.clone(), message.offset + 1)).collect()
+            let mut positions = Positions::new();
+            for message in messages {
+                match positions.get_mut(&message.partition) {
+                    Some(position) => *position = message.offset + 1,
+                    None => drop(positions.insert(message.partition.clone(), message.offset + 1)),
+                }
+            }
+            positions
         }
         _ => Positions::new(),
     }

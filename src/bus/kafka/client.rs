@@ -60,10 +60,14 @@ impl Context {
         }
     }
 
-    /// Whether the client has lost all its connections since this was asked last. It may find back or, where a broker
-    /// told it that there are no brokers, never.
-    pub(super) fn was_cut_off(&self) -> bool {
-        self.cut_off.swap(false, Ordering::Relaxed)
+    /// Whether the client has lost all its connections. It may find back or, where a broker told it that there are no
+    /// brokers, never.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.cut_off.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn found_back(&self) {
+        self.cut_off.store(false, Ordering::Relaxed);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -27,6 +27,9 @@ const STEP: Duration = Duration::from_secs(5);
 
 const READING: &str = "reading a task's inputs";
 
+/// How long it takes at most until it is noticed that everything is delivered.
+const MOMENT: Duration = Duration::from_millis(1);
+
 /// The right to run a task.
 pub(super) struct KafkaLease {
     shared: Arc<Shared>,
@@ -49,6 +52,11 @@ struct Inputs {
     partitions: Vec<TopicPartition>,
     /// Polled, and not given yet.
     pending: VecDeque<Message>,
+    parser: wire::Parser,
+    /// How much the last poll could take.
+    limit: Limit,
+    /// What is wrong with them, found out when nobody polled.
+    lost: Option<Error>,
 }
 
 impl KafkaLease {
@@ -78,8 +86,12 @@ impl KafkaLease {
             false => Err(Error::UnknownPartition(at.clone())),
         };
         let limit = shared.clients.spec.max_message_bytes;
+        let mut last = None;
         for Outgoing { to, record } in outgoing {
-            there(to)?;
+            if last != Some(to) {
+                there(to)?;
+                last = Some(to);
+            }
             let bytes = record.size_bytes();
             if bytes > limit {
                 return Err(Error::TooLarge { to: to.clone(), bytes, limit });
@@ -119,8 +131,12 @@ impl Lease for KafkaLease {
                 return Err(self.fenced());
             }
             let Some(inputs) = &mut self.inputs else { return Err(self.fenced()) };
-            inputs.fill(&self.shared, limit)?;
-            if inputs.consumer.context().was_cut_off() {
+            if let Some(lost) = inputs.lost.take() {
+                return Err(lost);
+            }
+            inputs.limit = limit;
+            inputs.fill(&self.shared)?;
+            if inputs.consumer.context().is_cut_off() {
                 return Err(client::cut_off(READING));
             }
             let given = inputs.give(limit);
@@ -164,13 +180,20 @@ impl KafkaLease {
         // Whoever drops this half way does not know what became of it, so the producer does not come back.
         let Some(producer) = self.producer.take() else { return Err(self.fenced()) };
         let (member, fenced) = (self.member.clone(), self.fenced());
-        let committed = self.shared.ask(move |shared| {
+        let committing = self.shared.ask(move |shared| {
             Self::check(shared, &outgoing, &positions)?;
             let done = transaction(&producer, &member, &outgoing, &positions);
             done.map_err(|error| if is_fenced(&error) { fenced } else { not_committed(error, &outgoing) })?;
             Ok(producer)
         });
-        self.producer = Some(committed.await?);
+        // While the cluster deals with it, what is polled next can be taken in.
+        let ahead = async {
+            if let Some(inputs) = &mut self.inputs {
+                inputs.lost = inputs.fill(&self.shared).err();
+            }
+        };
+        let (committed, ()) = tokio::join!(committing, ahead);
+        self.producer = Some(committed?);
         Ok(())
     }
 }
@@ -201,7 +224,8 @@ fn start(shared: &Shared, group: &Group, task: u32) -> Result<(BaseProducer<Cont
     let assigned = offsets(&positions).and_then(|offsets| consumer.assign(&offsets));
     assigned.map_err(failed(READING))?;
     let partitions = positions.keys().cloned().collect();
-    let inputs = Inputs { consumer, arrived, partitions, pending: VecDeque::new() };
+    let (pending, parser, limit) = (VecDeque::new(), wire::Parser::default(), Limit { rows: 0, bytes: 0 });
+    let inputs = Inputs { consumer, arrived, partitions, pending, parser, limit, lost: None };
     let checkpoint = checkpoint.and_then(|message| message.record.value);
     Ok((producer, inputs, Resume { checkpoint, positions, missed: 0 }))
 }
@@ -268,15 +292,15 @@ fn offsets(positions: &Positions) -> std::result::Result<TopicPartitionList, Kaf
 
 impl Inputs {
     /// Polls until there is as much as may be given, or nothing more for now.
-    fn fill(&mut self, shared: &Shared, limit: Limit) -> Result<()> {
-        let mut budget = Budget::new(limit);
+    fn fill(&mut self, shared: &Shared) -> Result<()> {
+        let mut budget = Budget::new(self.limit);
         let mut fits = self.pending.iter().all(|message| budget.take(&message.record));
         while fits {
             match self.consumer.poll(Duration::ZERO) {
                 None => break,
                 Some(Ok(message)) => {
                     if let Some(at) = self.partitions.iter().find(|at| at.topic.as_str() == message.topic()) {
-                        let message = wire::record(at, &message);
+                        let message = self.parser.message(at, &message);
                         fits = budget.take(&message.record);
                         self.pending.push_back(message);
                     }
@@ -341,6 +365,7 @@ fn transaction(
             let offsets = offsets(positions)?;
             retried(producer, |patience| producer.send_offsets_to_transaction(&offsets, &group, patience))?;
         }
+        delivered(producer);
         retried(producer, |patience| producer.commit_transaction(patience))
     });
     if let Err(error) = &done
@@ -354,8 +379,9 @@ fn transaction(
 }
 
 fn send(producer: &BaseProducer<Context>, outgoing: &[Outgoing]) -> std::result::Result<(), KafkaError> {
+    let now = SystemTime::now();
     for outgoing in outgoing {
-        let mut message = wire::message(outgoing);
+        let mut message = wire::message(outgoing, now);
         while let Err((error, refused)) = producer.send(message) {
             if error.rdkafka_error_code() != Some(Code::QueueFull) {
                 return Err(error);
@@ -365,6 +391,15 @@ fn send(producer: &BaseProducer<Context>, outgoing: &[Outgoing]) -> std::result:
         }
     }
     Ok(())
+}
+
+/// Waits until everything that was sent is delivered or has failed. The commit waits for that as well, but looks no more
+/// than ten times a second.
+fn delivered(producer: &BaseProducer<Context>) {
+    let deadline = std::time::Instant::now() + TRANSACTION;
+    while producer.in_flight_count() > 0 && std::time::Instant::now() < deadline && !producer.context().is_cut_off() {
+        producer.poll(MOMENT);
+    }
 }
 
 /// Does it again for as long as librdkafka says that this is safe, and the producer has not lost all connections.
@@ -378,9 +413,7 @@ fn retried(
         producer.poll(Duration::ZERO);
         match done {
             Err(KafkaError::Transaction(error))
-                if error.is_retriable()
-                    && std::time::Instant::now() < deadline
-                    && !producer.context().was_cut_off() =>
+                if error.is_retriable() && std::time::Instant::now() < deadline && !producer.context().is_cut_off() =>
             {
                 std::thread::sleep(TICK);
             }

@@ -120,7 +120,7 @@ fn serve(
         if let Some(Err(error)) = consumer.poll(TICK) {
             consumer.context().failed(&error);
         }
-        if consumer.context().client.was_cut_off() && !answers(&consumer, group) {
+        if consumer.context().client.is_cut_off() && !finds_back(&consumer, group) {
             tracing::debug!(group = %group.name, "joining anew, since all connections are lost");
             leave(&consumer);
             match subscribe(shared, group, changes) {
@@ -145,9 +145,13 @@ fn leave(consumer: &BaseConsumer<Tasks>) {
     consumer.context().take_all();
 }
 
-/// Whether the cluster answers this consumer. If not, it is to be asked again.
-fn answers(consumer: &BaseConsumer<Tasks>, group: &Group) -> bool {
-    consumer.fetch_metadata(Some(group.checkpoint.as_str()), PATIENCE / 5).is_ok()
+/// Whether the cluster answers this consumer again.
+fn finds_back(consumer: &BaseConsumer<Tasks>, group: &Group) -> bool {
+    let answers = consumer.fetch_metadata(Some(group.checkpoint.as_str()), PATIENCE / 5).is_ok();
+    if answers {
+        consumer.context().client.found_back();
+    }
+    answers
 }
 
 impl Tasks {

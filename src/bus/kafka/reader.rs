@@ -29,6 +29,7 @@ struct Reader {
     held: Option<Message>,
     /// Whether it is known that there was nothing more.
     at_end: bool,
+    parser: wire::Parser,
 }
 
 /// Messages of a partition; see [`crate::bus::Log::read`]. Blocks.
@@ -90,7 +91,7 @@ pub(super) fn last(shared: &Shared, of: &TopicPartition) -> Result<Option<Messag
 impl Reader {
     fn open(shared: &Shared, from: &TopicPartition, offset: u64) -> Result<Self> {
         let consumer = shared.clients.consumer("fidelio")?;
-        let mut reader = Self { consumer, next: offset, held: None, at_end: false };
+        let mut reader = Self { consumer, next: offset, held: None, at_end: false, parser: wire::Parser::default() };
         reader.go_to(from, offset)?;
         Ok(reader)
     }
@@ -113,7 +114,7 @@ impl Reader {
             let message = match self.held.take() {
                 Some(message) => Ok(message),
                 None => match self.consumer.poll(if messages.is_empty() { TICK } else { Duration::ZERO }) {
-                    Some(polled) => polled.map(|message| wire::record(from, &message)),
+                    Some(polled) => polled.map(|message| self.parser.message(from, &message)),
                     None if !messages.is_empty() => return Ok(messages),
                     None if self.at_end && started.elapsed() >= wait => return Ok(messages),
                     None if !self.at_end && started.elapsed() >= wait.max(PATIENCE) => {

@@ -15,9 +15,9 @@ const ROWS: &str = "fidelio-rows";
 const ARRIVED: &str = "fidelio-arrived";
 
 /// The message that a record becomes.
-pub(super) fn message(outgoing: &Outgoing) -> BaseRecord<'_, [u8], [u8]> {
+pub(super) fn message(outgoing: &Outgoing, now: SystemTime) -> BaseRecord<'_, [u8], [u8]> {
     let Outgoing { to, record } = outgoing;
-    let millis = timestamp(record.arrived);
+    let millis = timestamp(record.arrived, now);
     let mut message = BaseRecord::to(to.topic.as_str()).partition(to.partition as i32);
     if let Some(value) = &record.value {
         message = message.payload(&value[..]);
@@ -34,8 +34,8 @@ pub(super) fn message(outgoing: &Outgoing) -> BaseRecord<'_, [u8], [u8]> {
 
 /// The arrival as a timestamp; `None` where it cannot be one: 0 is taken for none, and a broker refuses what is long past
 /// now.
-fn timestamp(arrived: Micros) -> Option<i64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+fn timestamp(arrived: Micros, now: SystemTime) -> Option<i64> {
+    let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
     Some(arrived.div_euclid(1000)).filter(|millis| (1..=now).contains(millis))
 }
 
@@ -53,24 +53,51 @@ fn headers(record: &Record, millis: Option<i64>) -> OwnedHeaders {
     headers
 }
 
-/// The record that a message is.
-pub(super) fn record(from: &TopicPartition, message: &BorrowedMessage<'_>) -> Message {
-    let mut record = Record {
-        key: message.key().map(Bytes::copy_from_slice),
-        value: message.payload().map(Bytes::copy_from_slice),
-        rows: 1,
-        arrived: message.timestamp().to_millis().unwrap_or(0).saturating_mul(1000),
-        ..Record::default()
-    };
-    for header in message.headers().into_iter().flat_map(Headers::iter) {
-        let value = header.value.unwrap_or_default();
-        match (header.key, number(value)) {
-            (ROWS, Some(rows)) => record.rows = u32::try_from(rows).unwrap_or(1),
-            (ARRIVED, Some(micros)) => record.arrived = micros,
-            (name, _) => record.headers.push(Header { name: name.into(), value: Bytes::copy_from_slice(value) }),
+/// Makes records of messages. Headers are mostly those of the message before, and are shared with it then.
+#[derive(Default)]
+pub(super) struct Parser {
+    before: Vec<Header>,
+}
+
+impl Parser {
+    /// The record that a message is.
+    pub(super) fn message(&mut self, from: &TopicPartition, message: &BorrowedMessage<'_>) -> Message {
+        let mut record = Record {
+            key: message.key().map(Bytes::copy_from_slice),
+            value: message.payload().map(Bytes::copy_from_slice),
+            rows: 1,
+            arrived: message.timestamp().to_millis().unwrap_or(0).saturating_mul(1000),
+            ..Record::default()
+        };
+        if let Some(headers) = message.headers() {
+            record.headers.reserve(headers.count());
+            for header in headers.iter() {
+                let value = header.value.unwrap_or_default();
+                let number = if matches!(header.key, ROWS | ARRIVED) { number(value) } else { None };
+                match (header.key, number) {
+                    (ROWS, Some(rows)) => record.rows = u32::try_from(rows).unwrap_or(1),
+                    (ARRIVED, Some(micros)) => record.arrived = micros,
+                    (name, _) => {
+                        let header = self.header(record.headers.len(), name, value);
+                        record.headers.push(header);
+                    }
+                }
+            }
         }
+        Message { partition: from.clone(), offset: message.offset().max(0) as u64, record }
     }
-    Message { partition: from.clone(), offset: message.offset().max(0) as u64, record }
+
+    /// The header at that place of a message.
+    fn header(&mut self, place: usize, name: &str, value: &[u8]) -> Header {
+        let whole = || Header { name: name.into(), value: Bytes::copy_from_slice(value) };
+        match self.before.get_mut(place) {
+            Some(before) if *before.name != *name => *before = whole(),
+            Some(before) if before.value != value => before.value = Bytes::copy_from_slice(value),
+            Some(_) => {}
+            None => self.before.push(whole()),
+        }
+        self.before.get(place).cloned().unwrap_or_else(whole)
+    }
 }
 
 fn number(value: &[u8]) -> Option<Micros> {
