@@ -1,5 +1,6 @@
 //! The command line: a file for each subcommand, and what they share in showing things to a person.
 
+mod acls;
 mod check;
 mod diagnostics;
 mod dlq;

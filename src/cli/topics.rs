@@ -9,11 +9,11 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
 use crate::bus::{Channel, Cleanup, Topic};
-use crate::config::Format;
+use crate::config::{Bus, Format};
 use crate::topology::{Stage, Topology};
 
 use super::output::{duration, print, print_json, size};
-use super::pipeline;
+use super::{acls, exit, pipeline};
 
 /// List the topics of a pipeline.
 ///
@@ -29,10 +29,27 @@ pub(super) struct Args {
     /// Print a JSON array with an object for each topic instead
     #[arg(long)]
     json: bool,
+    /// Print the commands of Kafka's `kafka-acls.sh` instead that let each stage alone write its topics
+    #[arg(long, conflicts_with = "json")]
+    acls: bool,
+    /// Who runs the stages, in Kafka's words; User:<company>.<namespace>.<stage> for each if left out
+    #[arg(long, value_name = "TYPE:NAME", requires = "acls", value_parser = principal)]
+    principal: Option<String>,
+}
+
+fn principal(text: &str) -> Result<String, String> {
+    let named = text.split_once(':').is_some_and(|(kind, name)| !kind.is_empty() && !name.is_empty());
+    if named { Ok(text.to_owned()) } else { Err("a principal is TYPE:NAME, for example User:orders".to_owned()) }
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
     match pipeline::load(&args.file) {
+        Ok((pipeline, topology)) if args.acls => match &pipeline.bus {
+            Bus::Kafka(kafka) => print(&acls::commands(&topology, &kafka.brokers, args.principal.as_deref())),
+            Bus::Embedded(_) => {
+                exit::usage("--acls: the pipeline runs on the embedded log, which nobody else can write")
+            }
+        },
         Ok((_, topology)) if args.json => {
             print_json(&Value::Array(entries(&topology).iter().map(Entry::json).collect()))
         }

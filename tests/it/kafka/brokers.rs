@@ -1,13 +1,12 @@
 //! What happens to the brokers: they are killed, stopped and started again while a pipeline runs.
 
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::network::Network;
-use super::{assert_same, observe, scratch, written_bytes};
+use super::{SCRIPT, assert_same, observe, scratch, written_bytes};
 use crate::support::{Running, get, long, send_signal, until};
 
 /// Brokers that are a test's own.
@@ -30,9 +29,8 @@ impl Brokers {
     }
 
     fn script(&self, before: &[&str], after: &[&str], settings: &str) -> String {
-        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/kafka/broker");
         let output =
-            Command::new(script).args(before).arg(self.dir.path()).args(after).env("EXTRA", settings).output().unwrap();
+            Command::new(SCRIPT).args(before).arg(self.dir.path()).args(after).env("EXTRA", settings).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }

@@ -1,29 +1,13 @@
 //! Topics of others, written and read by Kafka's own tools and by other clients.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::process::{Command, Stdio};
 
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::{Value, json};
 
-use super::PATIENCE;
+use super::{PATIENCE, tool};
 use crate::support::{Running, Scratch, broker, lines, long, until};
-
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kafka/broker");
-
-/// Runs one of Kafka's own tools to its end.
-fn tool(name: &str, arguments: &[&str], input: &str) -> String {
-    let mut command = Command::new(SCRIPT);
-    command.args(["tool", name, "--bootstrap-server", &broker()]).args(arguments);
-    let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut tool = pipes.spawn().unwrap();
-    tool.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = tool.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
 
 /// The name of a topic of this test alone.
 fn name(topic: &str) -> String {

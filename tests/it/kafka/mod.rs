@@ -1,13 +1,15 @@
 //! Pipelines on a real Kafka: what comes out is what comes out of the embedded log, on one worker or on several, whatever
 //! happens to them.
 
+mod access;
 mod brokers;
 mod interop;
 mod network;
 mod observer;
 
 use std::collections::BTreeMap;
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use proptest::prelude::Rng;
@@ -18,6 +20,21 @@ use crate::support::{Running, Scratch, Summary, broker, long, until};
 
 /// How long another client may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What starts brokers, and Kafka's own tools.
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kafka/broker");
+
+/// Runs one of Kafka's own tools to its end.
+fn tool(name: &str, arguments: &[&str], input: &str) -> String {
+    let mut command = Command::new(SCRIPT);
+    command.args(["tool", name, "--bootstrap-server", &broker()]).args(arguments);
+    let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut tool = pipes.spawn().unwrap();
+    tool.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = tool.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
 
 const PIPELINE: &str = r#"
 [pipeline]
@@ -135,11 +152,8 @@ fn a_pipeline_gives_on_kafka_what_it_gives_on_the_embedded_log() {
     assert_eq!(classes(&kafka), classes(&embedded));
 
     // Kafka's own tool sees that nothing is left to do.
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kafka/broker");
-    let arguments = ["tool", "consumer-groups", "--bootstrap-server", &broker(), "--describe", "--all-groups"];
-    let groups = Command::new(script).args(arguments).output().unwrap();
+    let groups = tool("consumer-groups", &["--describe", "--all-groups"], "");
     let prefix = format!("acme.same-{}.", std::process::id());
-    let groups = String::from_utf8(groups.stdout).unwrap();
     let lags: Vec<&str> = groups
         .lines()
         .filter(|line| line.starts_with(&prefix) && line.contains(".results"))
