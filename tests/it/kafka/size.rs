@@ -1,0 +1,18 @@
+//! Rows that are more than a message may hold.
+
+use super::{orders, scratch};
+use crate::support::broker;
+
+#[test]
+fn a_row_that_no_message_can_hold_is_a_dead_letter_and_the_others_go_on() {
+    let scratch = scratch("large", Some(&broker()), 1000);
+    let pipeline = scratch.read("p.toml").replace("kind = \"kafka\"", "kind = \"kafka\"\nmax_message_bytes = \"20KB\"");
+    let large = format!("{{\"id\":1000,\"customer\":\"{}\",\"amount\":\"1\"}}\n", "x".repeat(30_000));
+    scratch.write("p.toml", pipeline).write("in.ndjson", orders(1000) + &large + &orders(1000));
+    let found = scratch.run();
+    found.assert_balanced();
+    assert_eq!(found.of("orders", "rows_in"), 2001);
+    let letters = scratch.dead_letters();
+    let of_size: Vec<_> = letters.iter().filter(|letter| letter["class"] == "too-large").collect();
+    assert_eq!(of_size.len(), 1, "{letters:?}");
+}
