@@ -78,7 +78,8 @@ fn copy(servers: &str, from: &str, to: &str, partition: i32, extent: (i64, i64),
         }
         while let Err((error, back)) = producer.send(record) {
             assert!(matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)), "{error}");
-            producer.poll(MOMENT);
+            std::thread::sleep(MOMENT);
+            producer.poll(Duration::ZERO);
             record = back;
         }
         sent += 1;
@@ -88,7 +89,8 @@ fn copy(servers: &str, from: &str, to: &str, partition: i32, extent: (i64, i64),
     });
     // `flush` would look ten times a second only.
     while producer.in_flight_count() > 0 {
-        producer.poll(MOMENT);
+        std::thread::sleep(MOMENT);
+        producer.poll(Duration::ZERO);
     }
     read
 }

@@ -398,7 +398,9 @@ fn send(producer: &BaseProducer<Context>, outgoing: &[Outgoing]) -> std::result:
 fn delivered(producer: &BaseProducer<Context>) {
     let deadline = std::time::Instant::now() + TRANSACTION;
     while producer.in_flight_count() > 0 && std::time::Instant::now() < deadline && !producer.context().is_cut_off() {
-        producer.poll(MOMENT);
+        // Less than a millisecond is none to `poll`, which would go on looking until it has passed.
+        std::thread::sleep(MOMENT);
+        producer.poll(Duration::ZERO);
     }
 }
 
