@@ -86,29 +86,31 @@ fn measure(wanted: &Wanted, runtime: &Runtime, broker: &Broker, shape: &Shape, d
 
     let mut table = Table { lines: Vec::new(), row_bytes: value + header };
     for round in 0..=wanted.rounds {
-        // The first round warms up.
-        let mut add = |name, speed| {
+        let mut add = |name, measured: &mut dyn FnMut() -> f64| {
+            let before = cpu_seconds();
+            let sample = Sample { speed: measured(), cpu: (cpu_seconds() - before) / rows };
+            // The first round warms up.
             if round > 0 {
-                table.add(name, speed);
+                table.add(name, sample);
             }
         };
         let own = format!("{}.round{round}", shape.name);
         let to = format!("acme.{own}.to");
         let stage = |name: &str, sql| rows * pipelines::alone(runtime, broker, shape, &format!("{name}{round}"), sql);
         if wanted.part("copy") {
-            add("plain consumer", rows * plain::run(broker, &topic, None, shape.partitions).speed);
+            add("plain consumer", &mut || rows * plain::run(broker, &topic, None, shape.partitions).speed);
             broker.create(runtime, &to, shape.partitions);
-            add("plain copy", rows * plain::run(broker, &topic, Some(&to), shape.partitions).speed);
+            add("plain copy", &mut || rows * plain::run(broker, &topic, Some(&to), shape.partitions).speed);
             broker.delete(runtime, &to);
-            add("stage, pass-through", stage("pass", ALL));
+            add("stage, pass-through", &mut || stage("pass", ALL));
         }
         if wanted.part("chain") || wanted.part("streams") {
-            add("stage, filter", stage("filter", FILTER));
+            add("stage, filter", &mut || stage("filter", FILTER));
         }
         if wanted.part("chain") {
             let chain = shape.named(format!("{}-chain{round}", shape.name));
             let out = dir.join(&*chain.name);
-            add("file, filter, file", pipelines::chain(runtime, broker, &chain, &input, &out, FILTER));
+            add("file, filter, file", &mut || pipelines::chain(runtime, broker, &chain, &input, &out, FILTER));
             broker.delete(runtime, &format!("acme.{}.", chain.name));
         }
         if wanted.part("streams") && shape.format == "json" {
@@ -116,7 +118,8 @@ fn measure(wanted: &Wanted, runtime: &Runtime, broker: &Broker, shape: &Shape, d
             let to = format!("acme.{own}.streams");
             broker.create(runtime, &to, shape.partitions);
             let application = format!("streams-{}-{round}", shape.name);
-            add("Kafka Streams, filter", rows * streams::run(broker, &application, &topic, &to, shape.partitions));
+            let streams = || rows * streams::run(broker, &application, &topic, &to, shape.partitions);
+            add("Kafka Streams, filter", &mut { streams });
             broker.delete(runtime, &to);
         }
         for name in ["pass", "filter"] {
@@ -141,36 +144,65 @@ fn latency(runtime: &Runtime, broker: &Broker, shape: &Shape, dir: &Path) {
     );
 }
 
-/// Rows a second, by what was measured, a sample a round.
+/// What one round gave.
+struct Sample {
+    /// Rows a second.
+    speed: f64,
+    /// Seconds of this process on a core, a row: what a busy machine does not change much.
+    cpu: f64,
+}
+
+/// Samples, one a round, by what was measured.
 struct Table {
-    lines: Vec<(&'static str, Vec<f64>)>,
+    lines: Vec<(&'static str, Vec<Sample>)>,
     row_bytes: f64,
 }
 
 impl Table {
-    fn add(&mut self, name: &'static str, speed: f64) {
+    fn add(&mut self, name: &'static str, sample: Sample) {
         match self.lines.iter_mut().find(|line| line.0 == name) {
-            Some(line) => line.1.push(speed),
-            None => self.lines.push((name, vec![speed])),
+            Some(line) => line.1.push(sample),
+            None => self.lines.push((name, vec![sample])),
         }
     }
 
-    fn median(&self, name: &str) -> Option<f64> {
-        self.lines.iter().find(|line| line.0 == name).map(|line| line.1[line.1.len() / 2])
+    /// The median of the ratios to another line, round by round.
+    fn of(&self, samples: &[Sample], other: &str) -> String {
+        let other = self.lines.iter().find(|line| line.0 == other);
+        let ratios = other.map(|other| samples.iter().zip(&other.1).map(|(one, other)| one.speed / other.speed));
+        ratios.map_or(String::new(), |ratios| format!("{:.2}", median(ratios.collect())))
     }
 
-    fn print(mut self) {
-        self.lines.iter_mut().for_each(|line| line.1.sort_by(f64::total_cmp));
-        println!("{:24}{:>12}{:>26}{:>8}{:>9}{:>11}", "", "rows/s", "(least to most)", "MB/s", "of copy", "of Streams");
-        for (name, speeds) in &self.lines {
-            let speed = speeds[speeds.len() / 2];
-            let of = |other| self.median(other).map_or("".to_owned(), |other| format!("{:.2}", speed / other));
-            let range = format!("({:.0} to {:.0})", speeds[0], speeds[speeds.len() - 1]);
+    fn print(&self) {
+        println!(
+            "{:24}{:>12}{:>26}{:>8}{:>9}{:>9}{:>11}",
+            "", "rows/s", "(least to most)", "MB/s", "CPU us", "of copy", "of Streams"
+        );
+        for (name, samples) in &self.lines {
+            let speed = median(samples.iter().map(|sample| sample.speed).collect());
+            let cpu = median(samples.iter().map(|sample| sample.cpu).collect()) * 1e6;
+            let least = samples.iter().map(|sample| sample.speed).fold(f64::INFINITY, f64::min);
+            let most = samples.iter().map(|sample| sample.speed).fold(0.0, f64::max);
+            let range = format!("({least:.0} to {most:.0})");
             let megabytes = speed * self.row_bytes / 1e6;
-            let (copy, streams) = (of("plain copy"), of("Kafka Streams, filter"));
-            println!("{name:24}{speed:>12.0}{range:>26}{megabytes:>8.1}{copy:>9}{streams:>11}");
+            let (copy, streams) = (self.of(samples, "plain copy"), self.of(samples, "Kafka Streams, filter"));
+            println!("{name:24}{speed:>12.0}{range:>26}{megabytes:>8.1}{cpu:>9.2}{copy:>9}{streams:>11}");
         }
     }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// What this process has used of all cores so far.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    // The name can have spaces; what comes behind it is numbered from 3 on.
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    let ticks = rest.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>();
+    ticks / 100.0
 }
 
 fn load() -> String {

@@ -11,7 +11,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
+use rdkafka::producer::{BaseProducer, DeliveryResult, Producer, ProducerContext};
 use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaErrorCode;
 
@@ -194,9 +194,26 @@ impl Clients {
             .set("message.max.bytes", (self.spec.max_message_bytes + FRAMING_BYTES).to_string())
             .set("delivery.report.only.error", "true")
             .set("queue.buffering.max.messages", "0")
-            .set("linger.ms", "1");
+            .set("compression.type", "lz4")
+            // It counts headers when it makes a batch, and does not when it looks whether there is enough for one.
+            .set("batch.size", (BATCH_BYTES + FRAMING_BYTES).to_string())
+            .set("batch.num.messages", "1000000")
+            // What does not fill a batch waits for `flush`.
+            .set("linger.ms", "1000");
         self.create(client, self.context())
     }
+}
+
+/// How much goes into one batch of messages for a partition.
+pub(super) const BATCH_BYTES: usize = 1_000_000;
+
+/// Sends what waits for more to come, and waits until everything is delivered or has failed, up to `timeout`. The one of
+/// `rdkafka` returns at once, or a tenth of a second later, and so does not keep the batches from waiting.
+#[allow(unsafe_code)]
+pub(super) fn flush(producer: &BaseProducer<Context>, timeout: Duration) {
+    // SAFETY: the pointer is that of a client which lives for longer than the call, and clients can be used by many threads
+    // at a time.
+    unsafe { rdkafka::bindings::rd_kafka_flush(producer.client().native_ptr(), timeout.as_millis() as i32) };
 }
 
 /// How long a change of the cluster may take.

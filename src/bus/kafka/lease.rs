@@ -1,6 +1,6 @@
 //! A task's lease: what it reads, and its transactions.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -27,8 +27,12 @@ const STEP: Duration = Duration::from_secs(5);
 
 const READING: &str = "reading a task's inputs";
 
-/// How long it takes at most until it is noticed that everything is delivered.
+/// What a message takes of a batch besides key, value and headers, about.
+const MESSAGE_BYTES: usize = 64;
+/// How often it is looked how much is delivered.
 const MOMENT: Duration = Duration::from_millis(1);
+/// How long it may take until a batch is delivered before it is asked for again.
+const STALLED: Duration = Duration::from_millis(50);
 
 /// The right to run a task.
 pub(super) struct KafkaLease {
@@ -378,28 +382,60 @@ fn transaction(
     done
 }
 
+/// Sends a batch for each partition at a time, while the next ones are put together. librdkafka has no more than one batch
+/// for a partition on its way, and where another one waits behind it that could go, a thread of its looks for that without
+/// rest; so the next ones are held back until the ones before are delivered.
 fn send(producer: &BaseProducer<Context>, outgoing: &[Outgoing]) -> std::result::Result<(), KafkaError> {
     let now = SystemTime::now();
+    let mut waiting = 0;
+    // By the partition's number; that topics share one does no harm.
+    let mut bytes: BTreeMap<u32, usize> = BTreeMap::new();
     for outgoing in outgoing {
+        let of = bytes.entry(outgoing.to.partition).or_default();
+        *of += outgoing.record.size_bytes() + MESSAGE_BYTES;
+        if *of > client::BATCH_BYTES && waiting > 0 {
+            wait(producer, waiting);
+            client::flush(producer, MOMENT);
+            waiting = 0;
+            bytes.clear();
+        }
         let mut message = wire::message(outgoing, now);
         while let Err((error, refused)) = producer.send(message) {
             if error.rdkafka_error_code() != Some(Code::QueueFull) {
                 return Err(error);
             }
-            producer.poll(TICK);
+            client::flush(producer, TICK);
+            producer.poll(Duration::ZERO);
             message = refused;
         }
+        waiting += 1;
     }
+    wait(producer, waiting);
+    client::flush(producer, MOMENT);
     Ok(())
 }
 
-/// Waits until everything that was sent is delivered or has failed. The commit waits for that as well, but looks no more
-/// than ten times a second.
+/// Waits until no more than so many messages are left that are not delivered, and have not failed.
+fn wait(producer: &BaseProducer<Context>, left: usize) {
+    let started = std::time::Instant::now();
+    while producer.in_flight_count() as usize > left
+        && !producer.context().is_cut_off()
+        && started.elapsed() < TRANSACTION
+    {
+        std::thread::sleep(MOMENT);
+        producer.poll(Duration::ZERO);
+        // It may have had no time to send them.
+        if started.elapsed() > STALLED {
+            client::flush(producer, MOMENT);
+        }
+    }
+}
+
+/// Waits until everything that was sent is delivered or has failed.
 fn delivered(producer: &BaseProducer<Context>) {
     let deadline = std::time::Instant::now() + TRANSACTION;
     while producer.in_flight_count() > 0 && std::time::Instant::now() < deadline && !producer.context().is_cut_off() {
-        // Less than a millisecond is none to `poll`, which would go on looking until it has passed.
-        std::thread::sleep(MOMENT);
+        client::flush(producer, TICK);
         producer.poll(Duration::ZERO);
     }
 }
