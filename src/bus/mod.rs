@@ -167,6 +167,28 @@ pub struct Resume {
     /// Rows that retention had deleted, before the task first came, of the partitions in which it has never committed; as
     /// far as the bus knows.
     pub missed: u64,
+    /// Where a position is not the one that the last commit left, since what was there is gone; only where the pipeline goes
+    /// on then.
+    pub gaps: Vec<Gap>,
+}
+
+/// What a group had still to read of a partition and is no longer there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The offset that the group has not dealt with.
+    pub wanted: u64,
+    /// The oldest offset that is left, before `wanted` where the topic is another one under the same name.
+    pub first: u64,
+}
+
+impl Gap {
+    /// How many messages it was at most; 0 where nobody knows how many there were. What a transaction leaves behind besides
+    /// its messages has offsets, too, and so has what compaction had removed before.
+    pub fn messages(&self) -> u64 {
+        self.first.saturating_sub(self.wanted)
+    }
 }
 
 /// The read side of a bus: what `tail`, `dlq list` and the accounts need. Only committed messages are ever seen.
@@ -252,6 +274,12 @@ pub trait Bus: Log {
     /// others.
     fn is_shared(&self) -> bool {
         false
+    }
+
+    /// What is to happen where a group has still to read what is gone. What is [`config::OnDataLoss::Stop`], which it is by
+    /// default, is an error of [`Lease::resume`].
+    fn on_data_loss(&self) -> config::OnDataLoss {
+        config::OnDataLoss::Stop
     }
 
     /// Whether a group has dealt with everything that its inputs hold, including what is about to become visible.
@@ -370,7 +398,7 @@ pub enum Error {
     #[error(
         "{partition}: {group} has still to read from offset {wanted} on, and the oldest message that is left is at {first}: \
              {} messages at most are gone, because retention has deleted them or somebody has made the topic anew. Start over \
-             with another namespace, or set the group to an offset that is there, which loses what was between",
+             with another namespace, or go on without them with on_data_loss = \"earliest\" in [bus]",
         .first.saturating_sub(*.wanted)
     )]
     Gone {

@@ -42,6 +42,11 @@ const EVENTS: Definition =
     Definition { name: "fidelio_events_total", unit: Unit::Count, help: "Domain events that were published." };
 const COMMITS: Definition =
     Definition { name: "fidelio_commits_total", unit: Unit::Count, help: "Commits of the task." };
+const GONE: Definition = Definition {
+    name: "fidelio_messages_gone_total",
+    unit: Unit::Count,
+    help: "Messages that were gone before the task could read them, at most, where the pipeline goes on then.",
+};
 const LAG: Definition = Definition {
     name: "fidelio_lag_seconds",
     unit: Unit::Seconds,
@@ -75,8 +80,8 @@ const END_OFFSET: Definition = Definition {
     help: "The offset that the next message gets: how many messages were ever published.",
 };
 
-const COUNTERS: [&Definition; 8] =
-    [&ROWS_IN, &ROWS_OUT, &FILTERED, &EXPANDED, &DEAD_LETTERED, &EVENTS, &COMMITS, &RESTARTS];
+const COUNTERS: [&Definition; 9] =
+    [&ROWS_IN, &ROWS_OUT, &FILTERED, &EXPANDED, &DEAD_LETTERED, &EVENTS, &COMMITS, &RESTARTS, &GONE];
 const GAUGES: [&Definition; 5] = [&LAST_COMMIT, &UP, &BUS_UP, &FIRST_OFFSET, &END_OFFSET];
 
 /// Upper bounds of the lag histogram's buckets, in seconds.
@@ -104,6 +109,7 @@ pub(super) struct TaskMetrics {
     pub last_commit: Gauge,
     pub up: Gauge,
     pub restarts: Counter,
+    pub gone: Counter,
 }
 
 impl Default for Registry {
@@ -173,6 +179,7 @@ impl Registry {
             last_commit: gauge(&LAST_COMMIT),
             up: gauge(&UP),
             restarts: counter(&RESTARTS),
+            gone: counter(&GONE),
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::client::{self, Context, TICK, failed, text};
 use super::member::Tasks;
-use super::{PATIENCE, Shared, reader, wire};
+use super::{Shared, positions, reader, wire};
 use crate::bus::limit::Budget;
 use crate::bus::{Commit, Error, Group, Lease, Limit, Message, Outgoing, Positions, Result, Resume, TopicPartition};
 
@@ -46,6 +46,7 @@ pub(super) struct KafkaLease {
 
 /// The partitions that a task reads.
 struct Inputs {
+    group: Arc<str>,
     consumer: BaseConsumer<Context>,
     /// Told when there is something to poll.
     arrived: Arc<Notify>,
@@ -216,7 +217,8 @@ fn start(shared: &Shared, group: &Group, task: u32) -> Result<(BaseProducer<Cont
     // Ends what the last one left open, before anything is asked that depends on it.
     retried(&producer, |patience| producer.init_transactions(patience)).map_err(failed("taking a task over"))?;
     let checkpoint = checkpoint(shared, &group.checkpoint.partition(task))?;
-    let positions = positions(shared, &shared.clients.uncommitted(&group.name)?, group, task)?;
+    let asker = shared.clients.uncommitted(&group.name)?;
+    let positions::From { positions, gaps } = positions::of_task(shared, &asker, group, task)?;
     let mut consumer = shared.clients.consumer(&group.name)?;
     let arrived = Arc::new(Notify::new());
     let notify = arrived.clone();
@@ -225,9 +227,10 @@ fn start(shared: &Shared, group: &Group, task: u32) -> Result<(BaseProducer<Cont
     assigned.map_err(failed(READING))?;
     let partitions = positions.keys().cloned().collect();
     let (pending, parser, limit) = (VecDeque::new(), wire::Parser::default(), Limit { rows: 0, bytes: 0 });
-    let inputs = Inputs { consumer, arrived, partitions, pending, parser, limit, lost: None };
+    let group = group.name.clone();
+    let inputs = Inputs { group, consumer, arrived, partitions, pending, parser, limit, lost: None };
     let checkpoint = checkpoint.and_then(|message| message.record.value);
-    Ok((producer, inputs, Resume { checkpoint, positions, missed: 0 }))
+    Ok((producer, inputs, Resume { checkpoint, positions, gaps, missed: 0 }))
 }
 
 /// The task's last checkpoint. Blocks.
@@ -238,34 +241,6 @@ fn checkpoint(shared: &Shared, at: &TopicPartition) -> Result<Option<Message>> {
         return Err(Error::Broker { action: "looking for a checkpoint", detail, passing: true });
     }
     reader::last(shared, at)
-}
-
-/// From where on the task reads each of its partitions, as its group has committed it: the oldest message where it has
-/// not. Blocks.
-pub(super) fn positions(shared: &Shared, asker: &BaseConsumer<Context>, group: &Group, task: u32) -> Result<Positions> {
-    let mut wanted = TopicPartitionList::new();
-    for topic in &group.inputs {
-        if task < shared.partitions(topic)? {
-            wanted.add_partition(topic.as_str(), task as i32);
-        }
-    }
-    if wanted.count() == 0 {
-        return Ok(Positions::new());
-    }
-    let mut positions = Positions::new();
-    for (partition, committed) in client::committed(asker, wanted, PATIENCE)? {
-        let extent = shared.extent(&partition)?;
-        let offset = committed.unwrap_or(extent.start);
-        if offset < extent.start {
-            let (group, wanted, first) = (group.name.clone(), offset, extent.start);
-            return Err(Error::Gone { group, partition, wanted, first });
-        }
-        if offset > extent.end {
-            return Err(Error::OutOfRange { partition, offset, extent });
-        }
-        positions.insert(partition, offset);
-    }
-    Ok(positions)
 }
 
 /// The positions, those of them brought to the end of their partition that are not there and behind which there is no
@@ -330,13 +305,10 @@ impl Inputs {
                     let extent = shared.extent(partition)?;
                     let at = position.find_partition(partition.topic.as_str(), partition.partition as i32);
                     if let Some(Offset::Offset(offset)) = at.map(|element| element.offset())
-                        && !(extent.start..=extent.end).contains(&(offset.max(0) as u64))
+                        && let offset = offset.max(0) as u64
+                        && !positions::is_there(offset, extent)
                     {
-                        return Err(Error::OutOfRange {
-                            partition: partition.clone(),
-                            offset: offset.max(0) as u64,
-                            extent,
-                        });
+                        return Err(positions::overtaken(shared, &self.group, partition, offset, extent));
                     }
                 }
                 Err(failed(READING)(error))

@@ -3,7 +3,7 @@
 //!
 //! A stage's group subscribes to the stage's checkpoint topic and to nothing else: it has a partition for each task, so
 //! whoever is given partition `n` of it runs task `n`, and reads partition `n` of all inputs, however many partitions
-//! each of them has (`member`). What a task reads and commits is in `lease`; how records look on the wire, in `wire`;
+//! each of them has (`member`). What a task reads and commits is in `lease`, from where on it reads in `positions`; how records look on the wire, in `wire`;
 //! topics and their settings, in `topics`; reading without a group, in `reader`; how clients are set up and what their
 //! errors mean, in `client`.
 //!
@@ -13,6 +13,7 @@
 mod client;
 mod lease;
 mod member;
+mod positions;
 mod reader;
 mod topics;
 mod wire;
@@ -32,7 +33,7 @@ use self::client::{Clients, Context, failed, on_thread};
 use self::member::KafkaMember;
 use self::reader::Readers;
 use super::{Bus, Error, Extent, Group, Limit, Log, Member, Message, Result, Topic, TopicPartition, TopicSpec};
-use crate::config;
+use crate::config::{self, OnDataLoss};
 
 /// How long a request that changes nothing may take before the cluster counts as not reachable.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -135,6 +136,11 @@ impl Shared {
         Ok(found)
     }
 
+    /// Whether there is such a partition. Blocks where it is not known yet.
+    fn has(&self, partition: &TopicPartition) -> Result<bool> {
+        Ok(partition.partition < self.partitions(&partition.topic)?)
+    }
+
     /// The offset after the last message of a partition, committed or not. Blocks.
     fn uncommitted_end(&self, of: &TopicPartition) -> Result<u64> {
         Ok(client::extent(&self.asking().uncommitted, of)?.end)
@@ -142,7 +148,7 @@ impl Shared {
 
     /// What is there of a partition, up to the last committed message. Blocks.
     fn extent(&self, of: &TopicPartition) -> Result<Extent> {
-        if of.partition >= self.partitions(&of.topic)? {
+        if !self.has(of)? {
             return Err(Error::UnknownPartition(of.clone()));
         }
         client::extent(&self.asking().committed, of)
@@ -234,6 +240,10 @@ impl Bus for Kafka {
         self.shared.ask(move |shared| is_drained(shared, &group)).await
     }
 
+    fn on_data_loss(&self) -> OnDataLoss {
+        self.shared.clients.spec.on_data_loss
+    }
+
     fn max_record_bytes(&self) -> usize {
         self.shared.clients.spec.max_message_bytes
     }
@@ -252,7 +262,7 @@ impl Bus for Kafka {
 fn is_drained(shared: &Shared, group: &Group) -> Result<bool> {
     let asker = shared.clients.uncommitted(&group.name)?;
     for task in 0..group.tasks {
-        for (partition, position) in lease::positions(shared, &asker, group, task)? {
+        for (partition, position) in positions::of_task(shared, &asker, group, task)?.positions {
             let end = shared.extent(&partition)?.end;
             if shared.uncommitted_end(&partition)? != end {
                 return Ok(false);

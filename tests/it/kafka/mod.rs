@@ -6,6 +6,7 @@ mod brokers;
 mod interop;
 mod network;
 mod observer;
+mod positions;
 mod size;
 
 use std::collections::BTreeMap;
