@@ -197,6 +197,11 @@ pub trait Log: Send + Sync {
     /// The names of all topics, ascending.
     async fn topics(&self) -> Result<Vec<Topic>>;
 
+    /// The number of partitions that a topic has now.
+    async fn partitions(&self, topic: &Topic) -> Result<u32> {
+        Ok(self.extents(topic).await?.len() as u32)
+    }
+
     /// The extent of every partition of a topic, in the order of their numbers.
     async fn extents(&self, topic: &Topic) -> Result<Vec<Extent>>;
 
@@ -249,6 +254,14 @@ pub trait Bus: Log {
     /// Makes sure that the topics exist. Those that do keep their messages, under the limits of retention that are
     /// declared now; one with another number of partitions is [`Error::PartitionsDiffer`].
     async fn declare(&self, topics: &[TopicSpec]) -> Result<()>;
+
+    /// Gives a topic that exists more partitions, if it has fewer; a bus whose topics keep theirs answers with
+    /// [`Error::PartitionsDiffer`]. Who may be given the tasks of the new ones is told without further ado.
+    async fn grow(&self, topic: &Topic, partitions: u32) -> Result<()> {
+        let found = self.partitions(topic).await?;
+        let differs = || Error::PartitionsDiffer { topic: topic.clone(), found, wanted: partitions };
+        if found >= partitions { Ok(()) } else { Err(differs()) }
+    }
 
     /// Makes sure that the groups exist, so that what they have to read is kept for them, also before they first join.
     async fn enroll(&self, groups: &[Group]) -> Result<()>;

@@ -6,6 +6,7 @@
 mod drained;
 mod envelope;
 mod found;
+mod growing;
 mod inlet;
 mod keys;
 mod origins;

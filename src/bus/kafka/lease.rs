@@ -18,7 +18,9 @@ use super::client::{self, Context, TICK, failed, text};
 use super::member::Tasks;
 use super::{Shared, positions, reader, wire};
 use crate::bus::limit::Budget;
-use crate::bus::{Commit, Error, Group, Lease, Limit, Message, Outgoing, Positions, Result, Resume, TopicPartition};
+use crate::bus::{
+    Commit, Error, Extent, Group, Lease, Limit, Message, Outgoing, Positions, Result, Resume, TopicPartition,
+};
 
 /// The longest that a step of a transaction may take; what is open for longer, the cluster itself gives up.
 const TRANSACTION: Duration = Duration::from_secs(60);
@@ -82,7 +84,7 @@ impl KafkaLease {
 
     /// What keeps a record from being sent. Blocks where a topic is not known yet.
     fn check(shared: &Shared, outgoing: &[Outgoing], positions: &Positions) -> Result<()> {
-        let there = |at: &TopicPartition| match at.partition < shared.partitions(&at.topic)? {
+        let there = |at: &TopicPartition| match shared.has(at)? {
             true => Ok(()),
             false => Err(Error::UnknownPartition(at.clone())),
         };
@@ -248,9 +250,12 @@ fn checkpoint(shared: &Shared, at: &TopicPartition) -> Result<Option<Message>> {
 fn ahead(shared: &Shared, positions: Positions) -> Result<Positions> {
     let mut ahead = positions.clone();
     for (partition, position) in &mut ahead {
-        let end = shared.extent(partition)?.end;
+        let Extent { start, end } = shared.extent(partition)?;
         let limit = Limit { rows: 1, bytes: 0 };
-        if end > *position && reader::read(shared, partition, *position, limit, Duration::ZERO)?.is_empty() {
+        // What is gone is for a poll to find out.
+        if (start..end).contains(position)
+            && reader::read(shared, partition, *position, limit, Duration::ZERO)?.is_empty()
+        {
             *position = end;
         }
     }

@@ -131,14 +131,20 @@ impl Shared {
         if let Some(known) = self.partitions.lock().get(topic) {
             return Ok(*known);
         }
+        self.partitions_now(topic)
+    }
+
+    /// The number of partitions that a topic has now. Blocks.
+    fn partitions_now(&self, topic: &Topic) -> Result<u32> {
         let found = topics::partitions(&self.asking().committed, topic)?;
         self.partitions.lock().insert(topic.clone(), found);
         Ok(found)
     }
 
-    /// Whether there is such a partition. Blocks where it is not known yet.
+    /// Whether there is such a partition. Blocks where it is not known yet: somebody can have added it.
     fn has(&self, partition: &TopicPartition) -> Result<bool> {
-        Ok(partition.partition < self.partitions(&partition.topic)?)
+        let TopicPartition { topic, partition } = partition;
+        Ok(*partition < self.partitions(topic)? || *partition < self.partitions_now(topic)?)
     }
 
     /// The offset after the last message of a partition, committed or not. Blocks.
@@ -168,10 +174,15 @@ impl Log for Kafka {
         self.shared.ask(list).await
     }
 
+    async fn partitions(&self, topic: &Topic) -> Result<u32> {
+        let topic = topic.clone();
+        self.shared.ask(move |shared| shared.partitions_now(&topic)).await
+    }
+
     async fn extents(&self, topic: &Topic) -> Result<Vec<Extent>> {
         let topic = topic.clone();
         let look = move |shared: &Shared| {
-            (0..shared.partitions(&topic)?).map(|number| shared.extent(&topic.partition(number))).collect()
+            (0..shared.partitions_now(&topic)?).map(|number| shared.extent(&topic.partition(number))).collect()
         };
         self.shared.ask(look).await
     }
@@ -192,6 +203,10 @@ impl Bus for Kafka {
     async fn declare(&self, specs: &[TopicSpec]) -> Result<()> {
         self.shared.ask(|shared| shared.answers(PATIENCE)).await?;
         topics::declare(&self.shared, specs).await
+    }
+
+    async fn grow(&self, topic: &Topic, partitions: u32) -> Result<()> {
+        topics::grow(&self.shared, topic, partitions).await
     }
 
     /// A broker deletes what is too old whether or not a group has read it. With a position from the start, a group that

@@ -376,17 +376,3 @@ fn a_topic_that_others_compact_has_gaps_and_is_read_to_its_end_nonetheless() {
     assert!(found.is_sorted_by_key(|(_, n)| *n));
     assert_eq!(lags(&format!("acme.compacted-{}.in", std::process::id()), &input), ["0"]);
 }
-
-#[test]
-fn a_topic_that_others_have_given_more_partitions_is_not_read_in_part() {
-    let (input, output) = (name("growing"), name("grown"));
-    make(&input, 1, &[]);
-    make(&output, 1, &[]);
-    let scratch = pipeline("growing", COPY, (&input, &output));
-    scratch.run().assert_balanced();
-    tool("topics", &["--alter", "--topic", &input, "--partitions", "2"], "");
-    let refused = scratch.fidelio(&["run", "p.toml"]);
-    assert_eq!(refused.status.code(), Some(1));
-    let said = String::from_utf8(refused.stderr).unwrap();
-    assert!(said.contains(&format!("one for each partition that {input} had when it first ran")), "{said}");
-}

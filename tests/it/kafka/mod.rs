@@ -3,6 +3,7 @@
 
 mod access;
 mod brokers;
+mod growing;
 mod interop;
 mod network;
 mod observer;
