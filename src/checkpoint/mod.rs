@@ -208,7 +208,15 @@ mod tests {
     fn the_shape_on_disk_stays_as_it_is() {
         let checkpoint = Checkpoint {
             stage: Shape { kind: "sql".into(), from: vec!["b".into()] },
-            counts: Counts { rows_in: 5, rows_out: 3, filtered: 1, expanded: 0, dead_lettered: 1, events: 2 },
+            counts: Counts {
+                rows_in: 5,
+                rows_out: 3,
+                filtered: 1,
+                expanded: 0,
+                dead_lettered: 1,
+                events: 2,
+                foreign: 1,
+            },
             missed: 4,
             gone: 6,
             ended: true,
@@ -216,7 +224,7 @@ mod tests {
             source: Some(Position { rows: 5, at: serde_json::json!({"bytes": 9}) }),
             sink: None,
         };
-        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"events":2},"missed":4,"gone":6,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}}}"#;
+        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"events":2,"foreign":1},"missed":4,"gone":6,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}}}"#;
         assert_eq!(checkpoint.encode().unwrap(), written.as_bytes());
         assert_eq!(Checkpoint::decode(written.as_bytes()).unwrap(), checkpoint);
     }

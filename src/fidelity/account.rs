@@ -56,7 +56,7 @@ pub async fn accounts(log: &dyn Log, topology: &Topology) -> Result<Vec<Account>
         let given = match stage.reads() {
             // What others have published nobody has counted, but for what was gone.
             Some(_) => counts.rows_in + pending + committed.gone,
-            None => given.unwrap_or(from.saturating_sub(committed.missed)),
+            None => given.unwrap_or(from.saturating_sub(committed.missed) + counts.foreign),
         };
         let lost = lost(given, &counts, pending, taken.unwrap_or(counts.rows_out));
         published.insert(stage.name.clone(), counts.rows_out);

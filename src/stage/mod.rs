@@ -12,6 +12,7 @@ mod keys;
 mod origins;
 mod others;
 mod outlet;
+mod owner;
 mod plan;
 mod process;
 mod published;

@@ -256,10 +256,11 @@ impl Step {
 /// Decode, process and encode.
 fn prepare(inlet: &mut Inlet, queries: &mut Queries, outlet: &mut Outlet, polled: Polled) -> Result<Step, Error> {
     let (rows_in, positions, source, full) = (polled.rows(), positions(&polled), inlet.position(), polled.is_full());
-    let Arrived { rows, dead_letters, since } = inlet.decode(polled)?;
+    let Arrived { rows, dead_letters, since, foreign } = inlet.decode(polled)?;
     let processed = queries.process(rows)?;
     let mut encoded = outlet.encode(dead_letters, since, processed)?;
     encoded.counts.rows_in = rows_in;
+    encoded.counts.foreign = foreign;
     Ok(Step { encoded, positions, source, full })
 }
 

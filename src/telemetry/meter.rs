@@ -72,6 +72,7 @@ impl Meter {
         metrics.filtered.increment(step.filtered);
         metrics.expanded.increment(step.expanded);
         metrics.dead_lettered.increment(step.dead_lettered);
+        metrics.foreign.increment(step.foreign);
         metrics.events.increment(step.events);
         metrics.commits.increment(1);
         metrics.lag.record(lag as f64 / 1e6);

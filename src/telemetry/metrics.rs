@@ -38,6 +38,11 @@ const DEAD_LETTERED: Definition = Definition {
     unit: Unit::Count,
     help: "Rows that came in and became dead letters.",
 };
+const FOREIGN: Definition = Definition {
+    name: "fidelio_rows_foreign_total",
+    unit: Unit::Count,
+    help: "Rows that came in and that the owner of their topic did not publish; they are dead letters.",
+};
 const EVENTS: Definition =
     Definition { name: "fidelio_events_total", unit: Unit::Count, help: "Domain events that were published." };
 const COMMITS: Definition =
@@ -80,8 +85,8 @@ const END_OFFSET: Definition = Definition {
     help: "The offset that the next message gets: how many messages were ever published.",
 };
 
-const COUNTERS: [&Definition; 9] =
-    [&ROWS_IN, &ROWS_OUT, &FILTERED, &EXPANDED, &DEAD_LETTERED, &EVENTS, &COMMITS, &RESTARTS, &GONE];
+const COUNTERS: [&Definition; 10] =
+    [&ROWS_IN, &ROWS_OUT, &FILTERED, &EXPANDED, &DEAD_LETTERED, &FOREIGN, &EVENTS, &COMMITS, &RESTARTS, &GONE];
 const GAUGES: [&Definition; 5] = [&LAST_COMMIT, &UP, &BUS_UP, &FIRST_OFFSET, &END_OFFSET];
 
 /// Upper bounds of the lag histogram's buckets, in seconds.
@@ -103,6 +108,7 @@ pub(super) struct TaskMetrics {
     pub filtered: Counter,
     pub expanded: Counter,
     pub dead_lettered: Counter,
+    pub foreign: Counter,
     pub events: Counter,
     pub commits: Counter,
     pub lag: Histogram,
@@ -173,6 +179,7 @@ impl Registry {
             filtered: counter(&FILTERED),
             expanded: counter(&EXPANDED),
             dead_lettered: counter(&DEAD_LETTERED),
+            foreign: counter(&FOREIGN),
             events: counter(&EVENTS),
             commits: counter(&COMMITS),
             lag: self.recorder.register_histogram(&key(&LAG), &METADATA),

@@ -3,6 +3,7 @@
 
 mod access;
 mod brokers;
+mod foreign;
 mod growing;
 mod interop;
 mod network;
