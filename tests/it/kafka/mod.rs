@@ -2,6 +2,7 @@
 //! happens to them.
 
 mod access;
+mod alone;
 mod brokers;
 mod foreign;
 mod growing;
