@@ -424,6 +424,18 @@ pub enum Error {
         /// The oldest offset that is left.
         first: u64,
     },
+    /// What a group has read is no longer in its place.
+    #[error(
+        "{partition}: something else is in the place of what {group} has read: somebody has deleted the topic and made another \
+             one under its name. Start over with another namespace, or go on from the oldest message there is with \
+             on_data_loss = \"earliest\" in [bus]"
+    )]
+    Anew {
+        /// The group.
+        group: Arc<str>,
+        /// Where.
+        partition: TopicPartition,
+    },
     /// Somebody else was given the task.
     #[error("task {task} of {group} was given to another worker")]
     Fenced {

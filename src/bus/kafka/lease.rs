@@ -14,6 +14,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::anchors::Anchors;
 use super::client::{self, Context, TICK, failed, text};
 use super::member::Tasks;
 use super::{Shared, positions, reader, wire};
@@ -53,6 +54,8 @@ struct Inputs {
     /// Told when there is something to poll.
     arrived: Arc<Notify>,
     partitions: Vec<TopicPartition>,
+    /// What tells whether they are of the same topics still.
+    anchors: Anchors,
     /// Polled, and not given yet.
     pending: VecDeque<Message>,
     parser: wire::Parser,
@@ -143,6 +146,9 @@ impl Lease for KafkaLease {
                 return Err(client::cut_off(READING));
             }
             let given = inputs.give(limit);
+            if let Some(partition) = inputs.anchors.other(&self.shared, &given) {
+                return Err(self.begin_anew(partition).await?);
+            }
             if !given.is_empty() {
                 return Ok(given);
             }
@@ -179,6 +185,15 @@ impl Lease for KafkaLease {
 }
 
 impl KafkaLease {
+    /// Sets the group back to the start of a partition of which it has read something else. As that is before what the task's
+    /// checkpoint says, whoever resumes it is told so, too. Gives the error that the task ends with.
+    async fn begin_anew(&mut self, partition: TopicPartition) -> Result<Error> {
+        let at = partition.clone();
+        let start = self.shared.ask(move |shared| Ok(shared.extent(&at)?.start)).await?;
+        self.transact(Vec::new(), Positions::from([(partition.clone(), start)])).await?;
+        Ok(positions::anew(&self.shared, &self.group.name, &partition))
+    }
+
     async fn transact(&mut self, outgoing: Vec<Outgoing>, positions: Positions) -> Result<()> {
         // Whoever drops this half way does not know what became of it, so the producer does not come back.
         let Some(producer) = self.producer.take() else { return Err(self.fenced()) };
@@ -221,6 +236,7 @@ fn start(shared: &Shared, group: &Group, task: u32) -> Result<(BaseProducer<Cont
     let checkpoint = checkpoint(shared, &group.checkpoint.partition(task))?;
     let asker = shared.clients.uncommitted(&group.name)?;
     let positions::From { positions, gaps } = positions::of_task(shared, &asker, group, task)?;
+    let anchors = Anchors::before(shared, &positions)?;
     let mut consumer = shared.clients.consumer(&group.name)?;
     let arrived = Arc::new(Notify::new());
     let notify = arrived.clone();
@@ -230,7 +246,7 @@ fn start(shared: &Shared, group: &Group, task: u32) -> Result<(BaseProducer<Cont
     let partitions = positions.keys().cloned().collect();
     let (pending, parser, limit) = (VecDeque::new(), wire::Parser::default(), Limit { rows: 0, bytes: 0 });
     let group = group.name.clone();
-    let inputs = Inputs { group, consumer, arrived, partitions, pending, parser, limit, lost: None };
+    let inputs = Inputs { group, consumer, arrived, partitions, anchors, pending, parser, limit, lost: None };
     let checkpoint = checkpoint.and_then(|message| message.record.value);
     Ok((producer, inputs, Resume { checkpoint, positions, gaps, missed: 0 }))
 }

@@ -58,11 +58,20 @@ pub(super) fn overtaken(
     offset: u64,
     extent: Extent,
 ) -> Error {
-    let missing = missing(group, partition, offset, extent);
+    to_get_over(shared, missing(group, partition, offset, extent))
+}
+
+/// That the topic that a task reads is another one now; the same.
+pub(super) fn anew(shared: &Shared, group: &Arc<str>, partition: &TopicPartition) -> Error {
+    to_get_over(shared, Error::Anew { group: group.clone(), partition: partition.clone() })
+}
+
+/// An error that passes where the pipeline goes on without what is gone.
+fn to_get_over(shared: &Shared, error: Error) -> Error {
     match shared.clients.spec.on_data_loss {
-        OnDataLoss::Stop => missing,
+        OnDataLoss::Stop => error,
         OnDataLoss::Earliest => {
-            Error::Broker { action: "reading a task's inputs", detail: missing.to_string(), passing: true }
+            Error::Broker { action: "reading a task's inputs", detail: error.to_string(), passing: true }
         }
     }
 }

@@ -144,3 +144,28 @@ fn a_topic_that_was_made_anew_between_runs_is_noticed_also_where_it_has_grown_pa
     scratch.run();
     assert_eq!(copied(&scratch, &output).len(), 40);
 }
+
+#[test]
+fn a_topic_that_is_made_anew_while_it_is_read_is_noticed_also_where_it_has_grown_past_the_old_one() {
+    let (scratch, input, output) = copy("swapped", &COPY.replace(", follow = false", ""));
+    write(&input, 0..10);
+    let mut worker = Running::start(&mut scratch.command(&["run", "p.toml"]));
+    until("what was there is copied", || copied(&scratch, &output).len() == 10);
+    make_anew(&input, 100..130);
+    worker.wait_for_log("somebody has deleted the topic and made another one under its name");
+    assert_eq!(worker.ended().code(), Some(1));
+
+    // So is whoever runs it next, until the pipeline says that it goes on with all that is there.
+    assert!(refusal(&scratch).contains("the topic was deleted and made anew"));
+    go_on_from_the_earliest(&scratch);
+    let mut worker = Running::start(&mut scratch.command(&["run", "p.toml"]));
+    let all_of = |numbers: std::ops::Range<u32>| {
+        let copied = copied(&scratch, &output);
+        numbers.into_iter().all(|n| copied.contains(&n))
+    };
+    until("all of it is copied", || all_of(100..130));
+    make_anew(&input, 200..250);
+    until("all of the next one is copied", || all_of(200..250));
+    worker.terminate();
+    worker.ended_well();
+}
