@@ -93,12 +93,6 @@ fn partitions_that_others_add_while_workers_run_are_read_without_a_restart() {
         worker.ended_well();
     }
     // Another run finds nothing more to do, and nothing missing.
-    scratch.write(
-        "p.toml",
-        scratch
-            .read("p.toml")
-            .replace("kind = \"topic\", topic = \"others", "follow = false, kind = \"topic\", topic = \"others"),
-    );
     let bounded = scratch.read("p.toml").replace("columns =", "follow = false, columns =");
     scratch.write("p.toml", bounded);
     scratch.run().assert_balanced();
