@@ -289,7 +289,7 @@ impl Lease for MemoryLease {
         Ok(Resume {
             checkpoint: checkpoints.records.back().and_then(|record| record.value.clone()),
             positions,
-            missed: 0,
+            ..Resume::default()
         })
     }
 

@@ -167,6 +167,28 @@ pub struct Resume {
     /// Rows that retention had deleted, before the task first came, of the partitions in which it has never committed; as
     /// far as the bus knows.
     pub missed: u64,
+    /// Where a position is not the one that the last commit left, since what was there is gone; only where the pipeline goes
+    /// on then.
+    pub gaps: Vec<Gap>,
+}
+
+/// What a group had still to read of a partition and is no longer there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The offset that the group has not dealt with.
+    pub wanted: u64,
+    /// The oldest offset that is left, before `wanted` where the topic is another one under the same name.
+    pub first: u64,
+}
+
+impl Gap {
+    /// How many messages it was at most; 0 where nobody knows how many there were. What a transaction leaves behind besides
+    /// its messages has offsets, too, and so has what compaction had removed before.
+    pub fn messages(&self) -> u64 {
+        self.first.saturating_sub(self.wanted)
+    }
 }
 
 /// The read side of a bus: what `tail`, `dlq list` and the accounts need. Only committed messages are ever seen.
@@ -174,6 +196,11 @@ pub struct Resume {
 pub trait Log: Send + Sync {
     /// The names of all topics, ascending.
     async fn topics(&self) -> Result<Vec<Topic>>;
+
+    /// The number of partitions that a topic has now.
+    async fn partitions(&self, topic: &Topic) -> Result<u32> {
+        Ok(self.extents(topic).await?.len() as u32)
+    }
 
     /// The extent of every partition of a topic, in the order of their numbers.
     async fn extents(&self, topic: &Topic) -> Result<Vec<Extent>>;
@@ -228,6 +255,14 @@ pub trait Bus: Log {
     /// declared now; one with another number of partitions is [`Error::PartitionsDiffer`].
     async fn declare(&self, topics: &[TopicSpec]) -> Result<()>;
 
+    /// Gives a topic that exists more partitions, if it has fewer; a bus whose topics keep theirs answers with
+    /// [`Error::PartitionsDiffer`]. Who may be given the tasks of the new ones is told without further ado.
+    async fn grow(&self, topic: &Topic, partitions: u32) -> Result<()> {
+        let found = self.partitions(topic).await?;
+        let differs = || Error::PartitionsDiffer { topic: topic.clone(), found, wanted: partitions };
+        if found >= partitions { Ok(()) } else { Err(differs()) }
+    }
+
     /// Makes sure that the groups exist, so that what they have to read is kept for them, also before they first join.
     async fn enroll(&self, groups: &[Group]) -> Result<()>;
 
@@ -252,6 +287,12 @@ pub trait Bus: Log {
     /// others.
     fn is_shared(&self) -> bool {
         false
+    }
+
+    /// What is to happen where a group has still to read what is gone. What is [`config::OnDataLoss::Stop`], which it is by
+    /// default, is an error of [`Lease::resume`].
+    fn on_data_loss(&self) -> config::OnDataLoss {
+        config::OnDataLoss::Stop
     }
 
     /// Whether a group has dealt with everything that its inputs hold, including what is about to become visible.
@@ -370,7 +411,7 @@ pub enum Error {
     #[error(
         "{partition}: {group} has still to read from offset {wanted} on, and the oldest message that is left is at {first}: \
              {} messages at most are gone, because retention has deleted them or somebody has made the topic anew. Start over \
-             with another namespace, or set the group to an offset that is there, which loses what was between",
+             with another namespace, or go on without them with on_data_loss = \"earliest\" in [bus]",
         .first.saturating_sub(*.wanted)
     )]
     Gone {
@@ -382,6 +423,18 @@ pub enum Error {
         wanted: u64,
         /// The oldest offset that is left.
         first: u64,
+    },
+    /// What a group has read is no longer in its place.
+    #[error(
+        "{partition}: something else is in the place of what {group} has read: somebody has deleted the topic and made another \
+             one under its name. Start over with another namespace, or go on from the oldest message there is with \
+             on_data_loss = \"earliest\" in [bus]"
+    )]
+    Anew {
+        /// The group.
+        group: Arc<str>,
+        /// Where.
+        partition: TopicPartition,
     },
     /// Somebody else was given the task.
     #[error("task {task} of {group} was given to another worker")]

@@ -7,7 +7,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::bus::{Positions, Topic, TopicPartition};
+use crate::bus::{Gap, Positions, Topic, TopicPartition};
 use crate::connector::Position;
 use crate::fidelity::Counts;
 
@@ -23,6 +23,8 @@ pub struct Checkpoint {
     pub counts: Counts,
     /// Rows that were published to it and deleted by retention before it first came.
     pub missed: u64,
+    /// Messages that were gone before it could read them, at most; where the pipeline goes on without them.
+    pub gone: u64,
     /// Whether its source has ended, on a bus that workers share.
     pub ended: bool,
     /// How far its input partitions are dealt with.
@@ -72,7 +74,8 @@ pub enum Error {
     /// The bus would go on from somewhere else.
     #[error(
         "the checkpoint goes on from offset {expected} of {partition}, and the bus from {found}: one of them is not \
-             of this pipeline's last commit, or the stage was forgotten, after which it can only come back under another name"
+             of this pipeline's last commit, or the topic was deleted and made anew, or the stage was forgotten, after which \
+             it can only come back under another name"
     )]
     Positions {
         /// Of which input.
@@ -93,6 +96,8 @@ struct Written {
     counts: Counts,
     #[serde(skip_serializing_if = "is_zero", default)]
     missed: u64,
+    #[serde(skip_serializing_if = "is_zero", default)]
+    gone: u64,
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     ended: bool,
     positions: Vec<(String, u32, u64)>,
@@ -128,6 +133,7 @@ impl Checkpoint {
             stage: self.stage.clone(),
             counts: self.counts,
             missed: self.missed,
+            gone: self.gone,
             ended: self.ended,
             positions: self
                 .positions
@@ -158,6 +164,16 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Where the bus would go on from before what the checkpoint has dealt with: there the topic is another one under the
+    /// same name.
+    pub fn behind(&self, positions: &Positions) -> Vec<Gap> {
+        let behind = |(partition, wanted): (&TopicPartition, &u64)| {
+            let first = positions.get(partition).filter(|first| *first < wanted)?;
+            Some(Gap { partition: partition.clone(), wanted: *wanted, first: *first })
+        };
+        self.positions.iter().filter_map(behind).collect()
+    }
+
     /// The checkpoint in a record's value.
     pub fn decode(value: &[u8]) -> Result<Self, Error> {
         let damaged = |error: serde_json::Error| Error::Damaged(error.to_string());
@@ -170,6 +186,7 @@ impl Checkpoint {
             stage: written.stage,
             counts: written.counts,
             missed: written.missed,
+            gone: written.gone,
             ended: written.ended,
             positions: written
                 .positions
@@ -191,14 +208,23 @@ mod tests {
     fn the_shape_on_disk_stays_as_it_is() {
         let checkpoint = Checkpoint {
             stage: Shape { kind: "sql".into(), from: vec!["b".into()] },
-            counts: Counts { rows_in: 5, rows_out: 3, filtered: 1, expanded: 0, dead_lettered: 1, events: 2 },
+            counts: Counts {
+                rows_in: 5,
+                rows_out: 3,
+                filtered: 1,
+                expanded: 0,
+                dead_lettered: 1,
+                events: 2,
+                foreign: 1,
+            },
             missed: 4,
+            gone: 6,
             ended: true,
             positions: [(Topic::new("a.b.c.results").partition(1), 17)].into(),
             source: Some(Position { rows: 5, at: serde_json::json!({"bytes": 9}) }),
             sink: None,
         };
-        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"events":2},"missed":4,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}}}"#;
+        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"events":2,"foreign":1},"missed":4,"gone":6,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}}}"#;
         assert_eq!(checkpoint.encode().unwrap(), written.as_bytes());
         assert_eq!(Checkpoint::decode(written.as_bytes()).unwrap(), checkpoint);
     }
@@ -223,6 +249,8 @@ mod tests {
         let agrees = |offset, shared| checkpoint.agrees_with(&Shape::default(), &at(offset), shared).is_ok();
         assert!(agrees(7, false) && agrees(7, true) && agrees(8, true));
         assert!(!agrees(6, false) && !agrees(8, false) && !agrees(6, true));
+        assert_eq!(checkpoint.behind(&at(6)), [Gap { partition: partition.clone(), wanted: 7, first: 6 }]);
+        assert_eq!([checkpoint.behind(&at(7)), checkpoint.behind(&at(8))], [[], []]);
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub(super) fn commands(topology: &Topology, brokers: &str, principal: Option<&st
         }
         if let Some(topic) = stage.reads() {
             add(&["Describe", "Read"], "topic", topic.as_str(), false);
+            // There is a task for each of its partitions, and others can add some.
+            add(&["Alter"], "topic", &format!("{}.", stage.full_name), true);
         }
         if let Some(topic) = stage.writes() {
             let operations = if makes(stage) { &["Create", "Describe", "Write"][..] } else { &["Describe", "Write"] };

@@ -6,12 +6,14 @@ use toml::de::DeValue;
 
 use super::cursor::{Table, Value};
 use super::decode::{DEFAULT_RETENTION, retention, size_of};
-use super::spec::Kafka;
+use super::spec::{Kafka, OnDataLoss};
 
 /// What brokers take without further ado.
 const DEFAULT_MESSAGE_BYTES: u64 = 1_000_000;
 const MAX_MESSAGE_BYTES: u64 = 900_000_000;
 const MOST_REPLICAS: u64 = 1000;
+
+const ON_DATA_LOSS: &[(&str, OnDataLoss)] = &[("stop", OnDataLoss::Stop), ("earliest", OnDataLoss::Earliest)];
 
 /// Properties that Fidelio sets itself, and what to write instead where there is something.
 const OWN: &[(&str, &str)] = &[
@@ -29,7 +31,7 @@ const OWN: &[(&str, &str)] = &[
     ("group.protocol", "leave it out"),
     ("partition.assignment.strategy", "leave it out"),
     ("isolation.level", "leave it out"),
-    ("auto.offset.reset", "leave it out"),
+    ("auto.offset.reset", "write what is to happen as `on_data_loss` in [bus]"),
     ("enable.auto.commit", "leave it out"),
     ("enable.auto.offset.store", "leave it out"),
     ("enable.partition.eof", "leave it out"),
@@ -44,6 +46,7 @@ pub(super) fn kafka(table: &Table) -> Option<Kafka> {
     let (replication, min_insync_replicas) = (replicas("replication"), replicas("min_insync_replicas"));
     let bytes = table.get("max_message_bytes").and_then(|value| size_of(&value, MAX_MESSAGE_BYTES));
     let retention = table.get("retention").and_then(|value| retention(&value)).unwrap_or(DEFAULT_RETENTION);
+    let on_data_loss = table.get("on_data_loss").and_then(|value| value.choice(ON_DATA_LOSS)).unwrap_or_default();
     let properties = table.get("properties").map(|value| properties(&value)).unwrap_or_default();
     Some(Kafka {
         brokers: brokers?,
@@ -51,6 +54,7 @@ pub(super) fn kafka(table: &Table) -> Option<Kafka> {
         min_insync_replicas,
         max_message_bytes: bytes.unwrap_or(DEFAULT_MESSAGE_BYTES) as usize,
         retention,
+        on_data_loss,
         properties,
     })
 }

@@ -97,6 +97,8 @@ pub struct Kafka {
     pub max_message_bytes: usize,
     /// `retention`: see [`Bus::retention`].
     pub retention: Retention,
+    /// `on_data_loss`: what a stage does where it has still to read what the cluster has deleted; it stops by default.
+    pub on_data_loss: OnDataLoss,
     /// `[bus.properties]`: properties of librdkafka, for example for TLS and SASL.
     pub properties: Vec<(String, String)>,
 }
@@ -105,6 +107,17 @@ impl fmt::Debug for Kafka {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Kafka").field("retention", &self.retention).finish_non_exhaustive()
     }
+}
+
+/// What a stage does that has still to read what is gone: because retention has deleted it, or because the topic is another
+/// one under the same name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnDataLoss {
+    /// `"stop"`: it ends with an error that says what is gone.
+    #[default]
+    Stop,
+    /// `"earliest"`: it goes on from the oldest message there is, says so, and counts what is gone.
+    Earliest,
 }
 
 /// `[bus]` with `kind = "embedded"`, which is the default.

@@ -18,11 +18,13 @@ pub enum Class {
     Expression,
     /// The row, or what became of it, is over a limit of size.
     TooLarge,
+    /// It is in a topic of the pipeline, and somebody else than the topic's owner has published it.
+    Foreign,
 }
 
 impl Class {
     /// Every class.
-    pub const ALL: [Class; 4] = [Class::Decode, Class::Contract, Class::Expression, Class::TooLarge];
+    pub const ALL: [Class; 5] = [Class::Decode, Class::Contract, Class::Expression, Class::TooLarge, Class::Foreign];
 
     /// The class of that name.
     pub fn parse(name: &str) -> Option<Self> {
@@ -36,6 +38,7 @@ impl Class {
             Class::Contract => "contract",
             Class::Expression => "expression",
             Class::TooLarge => "too-large",
+            Class::Foreign => "foreign",
         }
     }
 }

@@ -54,9 +54,9 @@ pub async fn accounts(log: &dyn Log, topology: &Topology) -> Result<Vec<Account>
         let pending = pending(log, &inputs, &committed.positions).await?;
         let from: u64 = stage.from.iter().filter_map(|name| published.get(name)).sum();
         let given = match stage.reads() {
-            // What others have published nobody has counted.
-            Some(_) => counts.rows_in + pending,
-            None => given.unwrap_or(from.saturating_sub(committed.missed)),
+            // What others have published nobody has counted, but for what was gone.
+            Some(_) => counts.rows_in + pending + committed.gone,
+            None => given.unwrap_or(from.saturating_sub(committed.missed) + counts.foreign),
         };
         let lost = lost(given, &counts, pending, taken.unwrap_or(counts.rows_out));
         published.insert(stage.name.clone(), counts.rows_out);
@@ -83,6 +83,8 @@ fn lost(given: u64, counts: &Counts, pending: u64, taken: u64) -> i64 {
 struct Committed {
     counts: Counts,
     missed: u64,
+    /// Messages that were gone before it could read them, at most.
+    gone: u64,
     positions: Positions,
     /// What its source connector says that it gave; `None` without one.
     given: Option<u64>,
@@ -102,6 +104,7 @@ async fn committed(log: &dyn Log, stage: &Stage) -> Result<Committed, Error> {
             })?;
             committed.counts += checkpoint.counts;
             committed.missed += checkpoint.missed;
+            committed.gone += checkpoint.gone;
             committed.positions.extend(checkpoint.positions);
             add(&mut committed.given, checkpoint.source);
             add(&mut committed.taken, checkpoint.sink);

@@ -20,6 +20,13 @@ pub struct Counts {
     pub dead_lettered: u64,
     /// Domain events that were published.
     pub events: u64,
+    /// Of the rows that came in, those that its predecessors did not publish. All of them became dead letters.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub foreign: u64,
+}
+
+fn is_zero(rows: &u64) -> bool {
+    *rows == 0
 }
 
 impl Counts {
@@ -39,5 +46,6 @@ impl AddAssign for Counts {
         self.expanded += other.expanded;
         self.dead_lettered += other.dead_lettered;
         self.events += other.events;
+        self.foreign += other.foreign;
     }
 }

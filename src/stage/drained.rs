@@ -75,7 +75,8 @@ impl Drained {
 /// Whether all tasks of a source have ended, as they have committed it.
 async fn has_ended(log: &dyn Bus, source: &Stage) -> Result<bool> {
     let checkpoints = source.group().checkpoint;
-    for task in 0..source.tasks {
+    // Not as many as there were when the worker started: others can have added partitions to what it reads.
+    for task in 0..log.partitions(&checkpoints).await? {
         let last = log.last(&checkpoints.partition(task)).await?;
         let checkpoint = last.and_then(|message| Checkpoint::decode(message.record.payload()).ok());
         let ended = checkpoint.is_some_and(|checkpoint| checkpoint.ended);

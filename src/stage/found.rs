@@ -36,6 +36,23 @@ async fn partitions(bus: &dyn Bus, stage: &Stage, action: &'static str, topic: &
     Ok(partitions)
 }
 
+/// Gives the topics of a stage that has more tasks than before as many partitions: there is one for each task in all of them
+/// but the results. The last one is that of the checkpoints, by whose partitions tasks are shared out.
+pub(super) async fn grow(bus: &dyn Bus, stage: &Stage) -> Result<(), bus::Error> {
+    if stage.reads().is_none() {
+        return Ok(());
+    }
+    let results = stage.results();
+    for spec in stage.topics.iter().filter(|spec| spec.topic != results) {
+        match bus.grow(&spec.topic, spec.partitions).await {
+            // It is made as it is to be.
+            Ok(()) | Err(bus::Error::UnknownTopic(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// What it means that a stage's own topics are not as they are to be.
 pub(super) fn explained(stage: &Stage, error: bus::Error) -> Error {
     match (error, stage.reads()) {

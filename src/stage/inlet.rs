@@ -19,6 +19,7 @@ use crate::failure::{Class, DeadLetter, Reject, narrow};
 use crate::stage::TaskError;
 use crate::stage::origins::{Origins, Rows, SourceRows, dead_message, relative_name};
 use crate::stage::others::OthersInlet;
+use crate::stage::owner::Owner;
 
 /// How much one step of a task takes in at most: enough that a commit costs little per row, and little enough that a
 /// batch in each stage of a pipeline fits in memory many times over.
@@ -69,6 +70,8 @@ pub(super) struct Arrived {
     pub dead_letters: Vec<DeadLetter>,
     /// When the oldest of them arrived in the pipeline.
     pub since: Micros,
+    /// How many of them the owner of their topic did not publish.
+    pub foreign: u64,
 }
 
 /// Where a task's rows come from.
@@ -115,6 +118,8 @@ pub(super) struct TopicInput {
     pub schema: SchemaRef,
     /// What decodes messages of a row each; `None` where the contract has a column that JSON cannot hold.
     pub decoder: Option<Box<dyn Decoder>>,
+    /// The predecessor, who alone writes its topic.
+    pub owner: Owner,
 }
 
 impl Inlet {
@@ -195,7 +200,7 @@ impl SourceInlet {
         self.taken += source.block.rows.len() as u64;
         let dead_letters = rejects.into_iter().map(|reject| source.dead_letter(&self.stage, reject)).collect();
         let origins = Origins::Source { rows: source, kept };
-        Ok(Arrived { rows: vec![Rows { input: 0, batch: decoded.batch, origins }], dead_letters, since })
+        Ok(Arrived { rows: vec![Rows { input: 0, batch: decoded.batch, origins }], dead_letters, since, foreign: 0 })
     }
 
     fn decoder(&mut self, header: &Option<bytes::Bytes>) -> Result<&mut dyn Decoder, TaskError> {
@@ -279,13 +284,24 @@ impl TopicInlet {
             let unknown = || bus::Error::UnknownTopic(message.partition.topic.clone());
             let number = self.number(&message).ok_or_else(unknown)?;
             let input = self.inputs.get_mut(number).ok_or_else(unknown)?;
+            if !input.owner.published(&message.record) {
+                arrived.foreign += u64::from(message.record.rows);
+                arrived.dead_letters.push(dead_message(
+                    &self.stage,
+                    &message,
+                    input.owner.refuse(&self.stage, &message),
+                ));
+                continue;
+            }
             let (batch, origins) = match &mut input.decoder {
                 Some(decoder) if is_json(&message) => {
                     let mut run = vec![message];
-                    let by_topic = &self.by_topic;
-                    while let Some(next) =
-                        messages.next_if(|next| is_json(next) && by_topic.get(&next.partition.topic) == Some(&number))
-                    {
+                    let (by_topic, owner) = (&self.by_topic, &input.owner);
+                    while let Some(next) = messages.next_if(|next| {
+                        is_json(next)
+                            && by_topic.get(&next.partition.topic) == Some(&number)
+                            && owner.published(&next.record)
+                    }) {
                         run.push(next);
                     }
                     decode_lines(&self.stage, decoder.as_mut(), run, &mut arrived.dead_letters)

@@ -6,11 +6,13 @@
 mod drained;
 mod envelope;
 mod found;
+mod growing;
 mod inlet;
 mod keys;
 mod origins;
 mod others;
 mod outlet;
+mod owner;
 mod plan;
 mod process;
 mod published;

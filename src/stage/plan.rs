@@ -10,6 +10,7 @@ use crate::connector;
 use crate::stage::inlet::{Inlet, SourceInlet, TopicInlet, TopicInput};
 use crate::stage::others::OthersInlet;
 use crate::stage::outlet::{Outlet, To};
+use crate::stage::owner::Owner;
 use crate::stage::process::Queries;
 use crate::stage::published::Published;
 use crate::stage::signals::Signals;
@@ -41,6 +42,7 @@ impl Plan {
             signals,
             meter,
             committed: Checkpoint { stage: self.shape(), ..Checkpoint::default() },
+            on_data_loss: self.bus.on_data_loss(),
         }
     }
 
@@ -89,6 +91,7 @@ impl Plan {
         let input = |stage: &&Stage| TopicInput {
             schema: stage.schema.clone(),
             decoder: json::Decoder::new(stage.schema.clone()).ok().map(|decoder| Box::new(decoder) as Box<dyn Decoder>),
+            owner: Owner::new(stage),
         };
         Inlet::Topics(TopicInlet {
             stage: stage.name.clone(),

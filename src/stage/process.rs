@@ -108,6 +108,7 @@ impl Processed {
             expanded: rows_out.saturating_sub(with_results),
             dead_lettered: self.rejects.len() as u64,
             events: self.events.iter().map(|events| events.data.num_rows() as u64).sum(),
+            foreign: 0,
         }
     }
 

@@ -12,6 +12,7 @@ use crate::config::{Format, TopicSink};
 use crate::stage::TaskError;
 use crate::stage::keys::{self, Keys};
 use crate::stage::outlet::{HEADROOM_BYTES, header, source};
+use crate::stage::owner::{SOURCE, TASK};
 use crate::stage::process::Processed;
 use crate::stage::trace::{self, Context};
 use crate::topology::Stage;
@@ -173,7 +174,7 @@ impl Attributes {
     fn of(stage: &Stage) -> Self {
         let common = [
             header("ce_specversion", "1.0"),
-            header("ce_source", source(&stage.full_name)),
+            header(SOURCE, source(&stage.full_name)),
             header("ce_type", format!("{}.results", stage.full_name)),
         ];
         let content_type = header("content-type", "application/json");
@@ -238,8 +239,7 @@ fn arrow_records(batch: RecordBatch, traces: &[Context], by: Publisher) -> Resul
         records.extend(arrow_records(batch.slice(half, rows - half), second, by)?);
         return Ok(records);
     };
-    let mut headers =
-        vec![header("content-type", codec::arrow::CONTENT_TYPE), header("fidelio-task", by.task.to_string())];
+    let mut headers = vec![header("content-type", codec::arrow::CONTENT_TYPE), header(TASK, by.task.to_string())];
     headers.extend(traced);
     Ok(vec![Record {
         value: Some(value),

@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::error::ArrowError;
 
-use crate::bus::{self, Commit, Lease, Micros, Positions, TopicPartition};
+use crate::bus::{self, Commit, Gap, Lease, Micros, Positions, TopicPartition};
 use crate::checkpoint::{self, Checkpoint};
 use crate::codec::{self, cloudevents, csv, json};
+use crate::config::OnDataLoss;
 use crate::connector;
 use crate::stage::inlet::{Arrived, Inlet, Polled};
 use crate::stage::outlet::{Encoded, Outlet};
@@ -34,6 +35,8 @@ pub(super) struct Task {
     pub meter: Arc<Meter>,
     /// What it has committed so far.
     pub committed: Checkpoint,
+    /// What it does where it has still to read what is gone.
+    pub on_data_loss: OnDataLoss,
 }
 
 /// Why a task stopped before its input ended. What it had not committed has not happened.
@@ -118,24 +121,52 @@ impl Task {
 
     /// Goes to where the last commit left everything: input, sink and counts.
     async fn resume(&mut self) -> Result<(), Error> {
-        let resume = self.lease.resume().await?;
+        let mut resume = self.lease.resume().await?;
         if let Some(checkpoint) = &resume.checkpoint {
             let committed = Checkpoint::decode(checkpoint)?;
-            committed.agrees_with(&self.committed.stage, &resume.positions, self.signals.shared)?;
+            let mut positions = resume.positions.clone();
+            if self.on_data_loss == OnDataLoss::Earliest {
+                let behind = committed.behind(&positions);
+                positions.retain(|partition, _| !behind.iter().any(|gap| gap.partition == *partition));
+                resume.gaps.retain(|gap| positions.contains_key(&gap.partition));
+                resume.gaps.extend(behind);
+            }
+            committed.agrees_with(&self.committed.stage, &positions, self.signals.shared)?;
             self.committed = Checkpoint { stage: self.committed.stage.clone(), ..committed };
         }
         self.committed.positions = resume.positions;
         self.committed.missed += resume.missed;
+        self.committed.gone += resume.gaps.iter().map(Gap::messages).sum::<u64>();
         self.inlet.resume(&self.committed).await?;
         self.outlet.resume(&self.committed).await?;
         self.meter.resumed(self.committed.counts, self.inlet.input());
         // From then on, whatever is in a sink's output is known to be its, and can be taken back after a crash; and a source
         // that had ended has not.
         let had_ended = std::mem::take(&mut self.committed.ended);
-        if had_ended || (self.outlet.is_sink() && self.committed.sink.is_none()) {
+        if had_ended || !resume.gaps.is_empty() || (self.outlet.is_sink() && self.committed.sink.is_none()) {
             self.write(Step::empty(self.inlet.position()), None).await?;
         }
+        resume.gaps.iter().for_each(|gap| self.report(gap));
         Ok(())
+    }
+
+    /// Says what is gone, once it is committed that the task goes on without it.
+    fn report(&self, gap: &Gap) {
+        self.meter.gone(gap.messages());
+        let Gap { partition, wanted, first } = gap;
+        let task = self.meter.name();
+        match gap.messages() {
+            0 => tracing::warn!(
+                %partition, wanted, first, task,
+                "the topic was deleted and made anew; the task goes on from the oldest message there is, and what it had not \
+                 read of the former one is lost"
+            ),
+            lost => tracing::warn!(
+                %partition, wanted, first, task, lost,
+                "what the task was to read is gone; it goes on from the oldest message there is, and so many messages are lost \
+                 at most"
+            ),
+        }
     }
 
     /// Gives a sink the chance to write what its output has even without rows, such as the header line of a CSV, and says
@@ -225,10 +256,11 @@ impl Step {
 /// Decode, process and encode.
 fn prepare(inlet: &mut Inlet, queries: &mut Queries, outlet: &mut Outlet, polled: Polled) -> Result<Step, Error> {
     let (rows_in, positions, source, full) = (polled.rows(), positions(&polled), inlet.position(), polled.is_full());
-    let Arrived { rows, dead_letters, since } = inlet.decode(polled)?;
+    let Arrived { rows, dead_letters, since, foreign } = inlet.decode(polled)?;
     let processed = queries.process(rows)?;
     let mut encoded = outlet.encode(dead_letters, since, processed)?;
     encoded.counts.rows_in = rows_in;
+    encoded.counts.foreign = foreign;
     Ok(Step { encoded, positions, source, full })
 }
 

@@ -12,6 +12,7 @@ use crate::bus::{self, Bus, Group, Log, Topic};
 use crate::fidelity::{self, Account};
 use crate::stage::drained::Drained;
 use crate::stage::found;
+use crate::stage::growing::Growing;
 use crate::stage::plan::Plan;
 use crate::stage::running::RunningStage;
 use crate::stage::signals::{Phase, Signals};
@@ -96,9 +97,10 @@ pub enum Error {
         /// Its name.
         topic: Topic,
     },
-    /// A topic of others has another number of partitions than when the stage first read it.
+    /// A topic of others has fewer partitions than the stage has read: it is another one under the same name. Or it has more,
+    /// on a bus whose topics keep their partitions.
     #[error(
-        "stage {stage} has {tasks} tasks, one for each partition that {topic} had when it first ran, and the topic has \
+        "stage {stage} has {tasks} tasks, one for each partition that {topic} had when it last ran, and the topic has \
              {partitions} now: give the stage another name, under which it reads all of them from the oldest message on"
     )]
     Resized {
@@ -148,7 +150,9 @@ impl Worker {
         }
         let topology = found::complete(bus.as_ref(), topology).await?;
         for stage in &topology.stages {
-            bus.declare(&stage.topics).await.map_err(|error| found::explained(stage, error))?;
+            let explained = |error| found::explained(stage, error);
+            found::grow(bus.as_ref(), stage).await.map_err(explained)?;
+            bus.declare(&stage.topics).await.map_err(explained)?;
         }
         let groups: Vec<Group> = topology.stages.iter().map(|stage| stage.group()).collect();
         bus.enroll(&groups).await?;
@@ -157,6 +161,7 @@ impl Worker {
         let mut upkeep = JoinSet::new();
         upkeep.spawn(telemetry::upkeep(registry.clone(), bus.clone(), topics));
         upkeep.spawn(telemetry::watch(registry.clone(), bus.clone()));
+        upkeep.spawn(Growing::new(bus.clone(), topology.clone(), registry.clone()).watch());
         let (phase, listen) = watch::channel(Phase::Running);
         let meters = Arc::new(Meters::default());
         let mut ended: HashMap<Arc<str>, watch::Receiver<bool>> = HashMap::new();

@@ -50,6 +50,11 @@ impl Meter {
         }
     }
 
+    /// The task, as people are told of it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The task starts, had counted this before, and has so much of its input to read.
     pub(crate) fn resumed(&self, total: Counts, input: Option<InputBytes>) {
         self.metrics.up.set(1.0);
@@ -67,6 +72,7 @@ impl Meter {
         metrics.filtered.increment(step.filtered);
         metrics.expanded.increment(step.expanded);
         metrics.dead_lettered.increment(step.dead_lettered);
+        metrics.foreign.increment(step.foreign);
         metrics.events.increment(step.events);
         metrics.commits.increment(1);
         metrics.lag.record(lag as f64 / 1e6);
@@ -80,6 +86,11 @@ impl Meter {
         if let Some(lags) = &mut seen.lag_micros {
             lags.saturating_record_n(lag, step.rows_in);
         }
+    }
+
+    /// So many messages at most were gone before the task could read them.
+    pub(crate) fn gone(&self, messages: u64) {
+        self.metrics.gone.increment(messages);
     }
 
     /// The task has failed, and will go on from its last commit. Gives whether that is news.

@@ -38,10 +38,20 @@ const DEAD_LETTERED: Definition = Definition {
     unit: Unit::Count,
     help: "Rows that came in and became dead letters.",
 };
+const FOREIGN: Definition = Definition {
+    name: "fidelio_rows_foreign_total",
+    unit: Unit::Count,
+    help: "Rows that came in and that the owner of their topic did not publish; they are dead letters.",
+};
 const EVENTS: Definition =
     Definition { name: "fidelio_events_total", unit: Unit::Count, help: "Domain events that were published." };
 const COMMITS: Definition =
     Definition { name: "fidelio_commits_total", unit: Unit::Count, help: "Commits of the task." };
+const GONE: Definition = Definition {
+    name: "fidelio_messages_gone_total",
+    unit: Unit::Count,
+    help: "Messages that were gone before the task could read them, at most, where the pipeline goes on then.",
+};
 const LAG: Definition = Definition {
     name: "fidelio_lag_seconds",
     unit: Unit::Seconds,
@@ -75,8 +85,8 @@ const END_OFFSET: Definition = Definition {
     help: "The offset that the next message gets: how many messages were ever published.",
 };
 
-const COUNTERS: [&Definition; 8] =
-    [&ROWS_IN, &ROWS_OUT, &FILTERED, &EXPANDED, &DEAD_LETTERED, &EVENTS, &COMMITS, &RESTARTS];
+const COUNTERS: [&Definition; 10] =
+    [&ROWS_IN, &ROWS_OUT, &FILTERED, &EXPANDED, &DEAD_LETTERED, &FOREIGN, &EVENTS, &COMMITS, &RESTARTS, &GONE];
 const GAUGES: [&Definition; 5] = [&LAST_COMMIT, &UP, &BUS_UP, &FIRST_OFFSET, &END_OFFSET];
 
 /// Upper bounds of the lag histogram's buckets, in seconds.
@@ -98,12 +108,14 @@ pub(super) struct TaskMetrics {
     pub filtered: Counter,
     pub expanded: Counter,
     pub dead_lettered: Counter,
+    pub foreign: Counter,
     pub events: Counter,
     pub commits: Counter,
     pub lag: Histogram,
     pub last_commit: Gauge,
     pub up: Gauge,
     pub restarts: Counter,
+    pub gone: Counter,
 }
 
 impl Default for Registry {
@@ -167,12 +179,14 @@ impl Registry {
             filtered: counter(&FILTERED),
             expanded: counter(&EXPANDED),
             dead_lettered: counter(&DEAD_LETTERED),
+            foreign: counter(&FOREIGN),
             events: counter(&EVENTS),
             commits: counter(&COMMITS),
             lag: self.recorder.register_histogram(&key(&LAG), &METADATA),
             last_commit: gauge(&LAST_COMMIT),
             up: gauge(&UP),
             restarts: counter(&RESTARTS),
+            gone: counter(&GONE),
         }
     }
 }

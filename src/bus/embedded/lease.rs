@@ -123,7 +123,8 @@ impl Lease for EmbeddedLease {
             Some(last) => self.shared.view.read(&checkpoints, last, Budget::new(ONE)).await?.0.pop(),
             None => None,
         };
-        Ok(Resume { checkpoint: checkpoint.and_then(|message| message.record.value), positions, missed })
+        let checkpoint = checkpoint.and_then(|message| message.record.value);
+        Ok(Resume { checkpoint, positions, missed, ..Resume::default() })
     }
 
     async fn poll(&mut self, limit: Limit, wait: Duration) -> Result<Vec<Message>> {

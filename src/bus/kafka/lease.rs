@@ -14,11 +14,14 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
+use super::anchors::Anchors;
 use super::client::{self, Context, TICK, failed, text};
 use super::member::Tasks;
-use super::{PATIENCE, Shared, reader, wire};
+use super::{Shared, positions, reader, wire};
 use crate::bus::limit::Budget;
-use crate::bus::{Commit, Error, Group, Lease, Limit, Message, Outgoing, Positions, Result, Resume, TopicPartition};
+use crate::bus::{
+    Commit, Error, Extent, Group, Lease, Limit, Message, Outgoing, Positions, Result, Resume, TopicPartition,
+};
 
 /// The longest that a step of a transaction may take; what is open for longer, the cluster itself gives up.
 const TRANSACTION: Duration = Duration::from_secs(60);
@@ -50,10 +53,13 @@ pub(super) struct KafkaLease {
 
 /// The partitions that a task reads.
 struct Inputs {
+    group: Arc<str>,
     consumer: BaseConsumer<Context>,
     /// Told when there is something to poll.
     arrived: Arc<Notify>,
     partitions: Vec<TopicPartition>,
+    /// What tells whether they are of the same topics still.
+    anchors: Anchors,
     /// Polled, and not given yet.
     pending: VecDeque<Message>,
     parser: wire::Parser,
@@ -85,7 +91,7 @@ impl KafkaLease {
 
     /// What keeps a record from being sent. Blocks where a topic is not known yet.
     fn check(shared: &Shared, outgoing: &[Outgoing], positions: &Positions) -> Result<()> {
-        let there = |at: &TopicPartition| match at.partition < shared.partitions(&at.topic)? {
+        let there = |at: &TopicPartition| match shared.has(at)? {
             true => Ok(()),
             false => Err(Error::UnknownPartition(at.clone())),
         };
@@ -144,6 +150,9 @@ impl Lease for KafkaLease {
                 return Err(client::cut_off(READING));
             }
             let given = inputs.give(limit);
+            if let Some(partition) = inputs.anchors.other(&self.shared, &given) {
+                return Err(self.begin_anew(partition).await?);
+            }
             if !given.is_empty() {
                 return Ok(given);
             }
@@ -180,6 +189,15 @@ impl Lease for KafkaLease {
 }
 
 impl KafkaLease {
+    /// Sets the group back to the start of a partition of which it has read something else. As that is before what the task's
+    /// checkpoint says, whoever resumes it is told so, too. Gives the error that the task ends with.
+    async fn begin_anew(&mut self, partition: TopicPartition) -> Result<Error> {
+        let at = partition.clone();
+        let start = self.shared.ask(move |shared| Ok(shared.extent(&at)?.start)).await?;
+        self.transact(Vec::new(), Positions::from([(partition.clone(), start)])).await?;
+        Ok(positions::anew(&self.shared, &self.group.name, &partition))
+    }
+
     async fn transact(&mut self, outgoing: Vec<Outgoing>, positions: Positions) -> Result<()> {
         // Whoever drops this half way does not know what became of it, so the producer does not come back.
         let Some(producer) = self.producer.take() else { return Err(self.fenced()) };
@@ -220,7 +238,9 @@ fn start(shared: &Shared, group: &Group, task: u32) -> Result<(BaseProducer<Cont
     // Ends what the last one left open, before anything is asked that depends on it.
     retried(&producer, |patience| producer.init_transactions(patience)).map_err(failed("taking a task over"))?;
     let checkpoint = checkpoint(shared, &group.checkpoint.partition(task))?;
-    let positions = positions(shared, &shared.clients.uncommitted(&group.name)?, group, task)?;
+    let asker = shared.clients.uncommitted(&group.name)?;
+    let positions::From { positions, gaps } = positions::of_task(shared, &asker, group, task)?;
+    let anchors = Anchors::before(shared, &positions)?;
     let mut consumer = shared.clients.consumer(&group.name)?;
     let arrived = Arc::new(Notify::new());
     let notify = arrived.clone();
@@ -229,9 +249,10 @@ fn start(shared: &Shared, group: &Group, task: u32) -> Result<(BaseProducer<Cont
     assigned.map_err(failed(READING))?;
     let partitions = positions.keys().cloned().collect();
     let (pending, parser, limit) = (VecDeque::new(), wire::Parser::default(), Limit { rows: 0, bytes: 0 });
-    let inputs = Inputs { consumer, arrived, partitions, pending, parser, limit, lost: None };
+    let group = group.name.clone();
+    let inputs = Inputs { group, consumer, arrived, partitions, anchors, pending, parser, limit, lost: None };
     let checkpoint = checkpoint.and_then(|message| message.record.value);
-    Ok((producer, inputs, Resume { checkpoint, positions, missed: 0 }))
+    Ok((producer, inputs, Resume { checkpoint, positions, gaps, missed: 0 }))
 }
 
 /// The task's last checkpoint. Blocks.
@@ -244,42 +265,17 @@ fn checkpoint(shared: &Shared, at: &TopicPartition) -> Result<Option<Message>> {
     reader::last(shared, at)
 }
 
-/// From where on the task reads each of its partitions, as its group has committed it: the oldest message where it has
-/// not. Blocks.
-pub(super) fn positions(shared: &Shared, asker: &BaseConsumer<Context>, group: &Group, task: u32) -> Result<Positions> {
-    let mut wanted = TopicPartitionList::new();
-    for topic in &group.inputs {
-        if task < shared.partitions(topic)? {
-            wanted.add_partition(topic.as_str(), task as i32);
-        }
-    }
-    if wanted.count() == 0 {
-        return Ok(Positions::new());
-    }
-    let mut positions = Positions::new();
-    for (partition, committed) in client::committed(asker, wanted, PATIENCE)? {
-        let extent = shared.extent(&partition)?;
-        let offset = committed.unwrap_or(extent.start);
-        if offset < extent.start {
-            let (group, wanted, first) = (group.name.clone(), offset, extent.start);
-            return Err(Error::Gone { group, partition, wanted, first });
-        }
-        if offset > extent.end {
-            return Err(Error::OutOfRange { partition, offset, extent });
-        }
-        positions.insert(partition, offset);
-    }
-    Ok(positions)
-}
-
 /// The positions, those of them brought to the end of their partition that are not there and behind which there is no
 /// message; none if there are no such. Blocks.
 fn ahead(shared: &Shared, positions: Positions) -> Result<Positions> {
     let mut ahead = positions.clone();
     for (partition, position) in &mut ahead {
-        let end = shared.extent(partition)?.end;
+        let Extent { start, end } = shared.extent(partition)?;
         let limit = Limit { rows: 1, bytes: 0 };
-        if end > *position && reader::read(shared, partition, *position, limit, Duration::ZERO)?.is_empty() {
+        // What is gone is for a poll to find out.
+        if (start..end).contains(position)
+            && reader::read(shared, partition, *position, limit, Duration::ZERO)?.is_empty()
+        {
             *position = end;
         }
     }
@@ -334,13 +330,10 @@ impl Inputs {
                     let extent = shared.extent(partition)?;
                     let at = position.find_partition(partition.topic.as_str(), partition.partition as i32);
                     if let Some(Offset::Offset(offset)) = at.map(|element| element.offset())
-                        && !(extent.start..=extent.end).contains(&(offset.max(0) as u64))
+                        && let offset = offset.max(0) as u64
+                        && !positions::is_there(offset, extent)
                     {
-                        return Err(Error::OutOfRange {
-                            partition: partition.clone(),
-                            offset: offset.max(0) as u64,
-                            extent,
-                        });
+                        return Err(positions::overtaken(shared, &self.group, partition, offset, extent));
                     }
                 }
                 Err(failed(READING)(error))

@@ -3,16 +3,19 @@
 //!
 //! A stage's group subscribes to the stage's checkpoint topic and to nothing else: it has a partition for each task, so
 //! whoever is given partition `n` of it runs task `n`, and reads partition `n` of all inputs, however many partitions
-//! each of them has (`member`). What a task reads and commits is in `lease`; how records look on the wire, in `wire`;
+//! each of them has (`member`). What a task reads and commits is in `lease`, from where on it reads in `positions`,
+//! whether a topic is still the one it was in `anchors`; how records look on the wire, in `wire`;
 //! topics and their settings, in `topics`; reading without a group, in `reader`; how clients are set up and what their
 //! errors mean, in `client`.
 //!
 //! A task's producer has a transactional id of its own. Whoever runs the task next takes that id over, which ends what
 //! the one before it left open and fences it.
 
+mod anchors;
 mod client;
 mod lease;
 mod member;
+mod positions;
 mod reader;
 mod topics;
 mod wire;
@@ -32,7 +35,7 @@ use self::client::{Clients, Context, failed, on_thread};
 use self::member::KafkaMember;
 use self::reader::Readers;
 use super::{Bus, Error, Extent, Group, Limit, Log, Member, Message, Result, Topic, TopicPartition, TopicSpec};
-use crate::config;
+use crate::config::{self, OnDataLoss};
 
 /// How long a request that changes nothing may take before the cluster counts as not reachable.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -130,9 +133,20 @@ impl Shared {
         if let Some(known) = self.partitions.lock().get(topic) {
             return Ok(*known);
         }
+        self.partitions_now(topic)
+    }
+
+    /// The number of partitions that a topic has now. Blocks.
+    fn partitions_now(&self, topic: &Topic) -> Result<u32> {
         let found = topics::partitions(&self.asking().committed, topic)?;
         self.partitions.lock().insert(topic.clone(), found);
         Ok(found)
+    }
+
+    /// Whether there is such a partition. Blocks where it is not known yet: somebody can have added it.
+    fn has(&self, partition: &TopicPartition) -> Result<bool> {
+        let TopicPartition { topic, partition } = partition;
+        Ok(*partition < self.partitions(topic)? || *partition < self.partitions_now(topic)?)
     }
 
     /// The offset after the last message of a partition, committed or not. Blocks.
@@ -142,7 +156,7 @@ impl Shared {
 
     /// What is there of a partition, up to the last committed message. Blocks.
     fn extent(&self, of: &TopicPartition) -> Result<Extent> {
-        if of.partition >= self.partitions(&of.topic)? {
+        if !self.has(of)? {
             return Err(Error::UnknownPartition(of.clone()));
         }
         client::extent(&self.asking().committed, of)
@@ -162,10 +176,15 @@ impl Log for Kafka {
         self.shared.ask(list).await
     }
 
+    async fn partitions(&self, topic: &Topic) -> Result<u32> {
+        let topic = topic.clone();
+        self.shared.ask(move |shared| shared.partitions_now(&topic)).await
+    }
+
     async fn extents(&self, topic: &Topic) -> Result<Vec<Extent>> {
         let topic = topic.clone();
         let look = move |shared: &Shared| {
-            (0..shared.partitions(&topic)?).map(|number| shared.extent(&topic.partition(number))).collect()
+            (0..shared.partitions_now(&topic)?).map(|number| shared.extent(&topic.partition(number))).collect()
         };
         self.shared.ask(look).await
     }
@@ -186,6 +205,10 @@ impl Bus for Kafka {
     async fn declare(&self, specs: &[TopicSpec]) -> Result<()> {
         self.shared.ask(|shared| shared.answers(PATIENCE)).await?;
         topics::declare(&self.shared, specs).await
+    }
+
+    async fn grow(&self, topic: &Topic, partitions: u32) -> Result<()> {
+        topics::grow(&self.shared, topic, partitions).await
     }
 
     /// A broker deletes what is too old whether or not a group has read it. With a position from the start, a group that
@@ -234,6 +257,10 @@ impl Bus for Kafka {
         self.shared.ask(move |shared| is_drained(shared, &group)).await
     }
 
+    fn on_data_loss(&self) -> OnDataLoss {
+        self.shared.clients.spec.on_data_loss
+    }
+
     fn max_record_bytes(&self) -> usize {
         self.shared.clients.spec.max_message_bytes
     }
@@ -252,7 +279,7 @@ impl Bus for Kafka {
 fn is_drained(shared: &Shared, group: &Group) -> Result<bool> {
     let asker = shared.clients.uncommitted(&group.name)?;
     for task in 0..group.tasks {
-        for (partition, position) in lease::positions(shared, &asker, group, task)? {
+        for (partition, position) in positions::of_task(shared, &asker, group, task)?.positions {
             let end = shared.extent(&partition)?.end;
             if shared.uncommitted_end(&partition)? != end {
                 return Ok(false);

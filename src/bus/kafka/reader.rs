@@ -17,9 +17,14 @@ use crate::bus::{Error, Limit, Message, Result, TopicPartition};
 /// Readers that stay open for whoever reads on.
 const OPEN: usize = 16;
 
-/// Open readers, by what they read.
+/// Open readers.
 #[derive(Default)]
-pub(super) struct Readers(Mutex<HashMap<TopicPartition, Reader>>);
+pub(super) struct Readers {
+    /// By what they read.
+    of: Mutex<HashMap<TopicPartition, Reader>>,
+    /// For a look at one message here and there.
+    looking: Mutex<Option<Reader>>,
+}
 
 struct Reader {
     consumer: BaseConsumer<Context>,
@@ -48,7 +53,7 @@ pub(super) fn read(
         return Ok(Vec::new());
     }
     let asking = shared.asking();
-    let open = asking.readers.0.lock().remove(from).filter(|reader| reader.next == offset);
+    let open = asking.readers.of.lock().remove(from).filter(|reader| reader.next == offset);
     let mut reader = match open {
         // It is not said again that the end is reached, so it is gone to anew.
         Some(mut reader) if reader.at_end => {
@@ -59,11 +64,34 @@ pub(super) fn read(
         None => Reader::open(shared, from, offset)?,
     };
     let messages = reader.read(shared, from, limit, wait)?;
-    let mut readers = asking.readers.0.lock();
+    let mut readers = asking.readers.of.lock();
     if readers.len() < OPEN {
         readers.insert(from.clone(), reader);
     }
     Ok(messages)
+}
+
+/// The message at that offset, if there is one. Blocks.
+pub(super) fn at(shared: &Shared, of: &TopicPartition, offset: u64) -> Result<Option<Message>> {
+    const ONE: Limit = Limit { rows: 1, bytes: 0 };
+    let asking = shared.asking();
+    let mut looking = asking.readers.looking.lock();
+    let mut reader = match looking.take() {
+        Some(mut reader) => {
+            reader.go_to(of, offset)?;
+            reader
+        }
+        None => Reader::open(shared, of, offset)?,
+    };
+    let found = match reader.read(shared, of, ONE, Duration::ZERO) {
+        // Retention has gone on meanwhile.
+        Err(Error::OutOfRange { .. }) => Vec::new(),
+        found => found?,
+    };
+    // What it would read ahead nobody wants.
+    reader.consumer.unassign().map_err(failed("reading a partition"))?;
+    *looking = Some(reader);
+    Ok(found.into_iter().find(|message| message.offset == offset))
 }
 
 /// The last message of a partition, if there is one. Blocks.

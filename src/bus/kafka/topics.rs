@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use rdkafka::admin::{NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::types::{RDKafkaErrorCode as Code, RDKafkaRespErr};
 
@@ -39,8 +39,29 @@ pub(super) async fn declare(shared: &Arc<Shared>, specs: &[TopicSpec]) -> Result
     }
     compare(shared, &existed).await?;
     let specs = specs.to_vec();
-    shared.ask(move |shared| specs.iter().try_for_each(|spec| settle(shared, spec))).await
+    shared.ask(move |shared| specs.iter().try_for_each(|spec| settle(shared, &spec.topic, spec.partitions))).await
 }
+
+/// Gives a topic more partitions, unless it has as many.
+pub(super) async fn grow(shared: &Arc<Shared>, topic: &Topic, partitions: u32) -> Result<()> {
+    let name = topic.clone();
+    if shared.ask(move |shared| shared.partitions_now(&name)).await? >= partitions {
+        return Ok(());
+    }
+    let more = [NewPartitions::new(topic.as_str(), partitions as usize)];
+    let made = shared.asking().admin.create_partitions(&more, &client::patient()).await;
+    for made in made.map_err(failed(GROWING))? {
+        match made {
+            // Another worker was faster.
+            Ok(_) | Err((_, Code::InvalidPartitions)) => {}
+            Err((name, code)) => return Err(client::refused(GROWING, code, &name)),
+        }
+    }
+    let name = topic.clone();
+    shared.ask(move |shared| settle(shared, &name, partitions)).await
+}
+
+const GROWING: &str = "adding partitions";
 
 /// What a topic is set to, beyond what the cluster does by itself.
 fn settings(bus: &config::Kafka, spec: &TopicSpec) -> Vec<(&'static str, String)> {
@@ -79,21 +100,19 @@ async fn compare(shared: &Shared, specs: &[TopicSpec]) -> Result<()> {
 }
 
 /// Waits until all partitions of a topic can be written, and takes note of their number. Blocks.
-fn settle(shared: &Shared, spec: &TopicSpec) -> Result<()> {
+fn settle(shared: &Shared, topic: &Topic, wanted: u32) -> Result<()> {
     let started = Instant::now();
     loop {
-        match partitions(&shared.asking().committed, &spec.topic) {
-            Ok(found) if found == spec.partitions => {
-                shared.partitions.lock().insert(spec.topic.clone(), found);
-                return Ok(());
-            }
-            Ok(found) => {
-                return Err(Error::PartitionsDiffer { topic: spec.topic.clone(), found, wanted: spec.partitions });
+        match shared.partitions_now(topic) {
+            Ok(found) if found == wanted => return Ok(()),
+            // A broker can be late to hear of what was made.
+            Ok(found) if found > wanted || started.elapsed() >= PATIENCE => {
+                return Err(Error::PartitionsDiffer { topic: topic.clone(), found, wanted });
             }
             Err(error) if started.elapsed() >= PATIENCE || !(error.is_passing() || is_unknown(&error)) => {
                 return Err(error);
             }
-            Err(_) => std::thread::sleep(TICK),
+            Ok(_) | Err(_) => std::thread::sleep(TICK),
         }
     }
 }

@@ -126,7 +126,7 @@ pub async fn a_task_resumes_from_its_last_commit(f: Box<dyn Fixture>) {
     let resume = Resume {
         checkpoint: Some("three".into()),
         positions: Positions::from([(x.clone(), 0), (y.clone(), 3)]),
-        missed: 0,
+        ..Resume::default()
     };
     assert_eq!(leases[1].resume().await.unwrap(), resume);
     assert_eq!(leases[0].resume().await.unwrap().checkpoint, None);

@@ -60,7 +60,7 @@ async fn fill(f: &dyn Fixture) -> Contents {
     }
     let texts = |what: &str| (0..30).map(|n| format!("{what} {n}")).collect::<Vec<_>>();
     let positions = Positions::from([(topic.partition(0), 29)]);
-    let resume = Resume { checkpoint: Some("checkpoint 29".into()), positions, missed: 0 };
+    let resume = Resume { checkpoint: Some("checkpoint 29".into()), positions, ..Resume::default() };
     (texts("row"), texts("event"), resume)
 }
 

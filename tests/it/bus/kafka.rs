@@ -116,6 +116,7 @@ fn open() -> Settled {
         min_insync_replicas: None,
         max_message_bytes: 20_000_000,
         retention: config::Retention::default(),
+        on_data_loss: config::OnDataLoss::Stop,
         properties: vec![],
     });
     Settled { bus: bus.unwrap(), uncommitted: consumer("read_uncommitted"), committed: consumer("read_committed") }

@@ -29,8 +29,10 @@ impl Brokers {
     }
 
     fn script(&self, before: &[&str], after: &[&str], settings: &str) -> String {
-        let output =
-            Command::new(SCRIPT).args(before).arg(self.dir.path()).args(after).env("EXTRA", settings).output().unwrap();
+        let mut command = Command::new(SCRIPT);
+        // Signals are sent to processes.
+        command.args(before).arg(self.dir.path()).args(after).env("EXTRA", settings).env("FIDELIO_KAFKA", "jars");
+        let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }

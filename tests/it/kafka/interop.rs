@@ -10,11 +10,11 @@ use super::{PATIENCE, tool};
 use crate::support::{Running, Scratch, broker, lines, long, until};
 
 /// The name of a topic of this test alone.
-fn name(topic: &str) -> String {
+pub fn name(topic: &str) -> String {
     format!("others-{}-{topic}", std::process::id())
 }
 
-fn make(topic: &str, partitions: u32, settings: &[&str]) {
+pub fn make(topic: &str, partitions: u32, settings: &[&str]) {
     let partitions = partitions.to_string();
     let mut arguments = vec!["--create", "--topic", topic, "--partitions", &partitions];
     settings.iter().for_each(|setting| arguments.extend(["--config", setting]));
@@ -22,7 +22,7 @@ fn make(topic: &str, partitions: u32, settings: &[&str]) {
 }
 
 /// Writes lines of headers, key and value, with tabs between them; `NULL` stands for none of either.
-fn produce(topic: &str, lines: &str) {
+pub fn produce(topic: &str, lines: &str) {
     let properties = ["parse.key=true", "parse.headers=true", "null.marker=NULL"];
     let mut arguments = vec!["--topic", topic];
     properties.iter().for_each(|property| arguments.extend(["--reader-property", property]));
@@ -61,7 +61,7 @@ struct Seen {
 }
 
 /// A pipeline on the broker, with topics of others of those names in place of `IN` and `OUT`.
-fn pipeline(namespace: &str, text: &str, (input, output): (&str, &str)) -> Scratch {
+pub fn pipeline(namespace: &str, text: &str, (input, output): (&str, &str)) -> Scratch {
     let head = format!(
         "[pipeline]\ncompany = \"acme\"\nnamespace = \"{namespace}-{}\"\n[bus]\nkind = \"kafka\"\nbrokers = \"{}\"\n\
          [bus.properties]\n\"session.timeout.ms\" = 6000\n\"heartbeat.interval.ms\" = 1000\n",
@@ -71,14 +71,14 @@ fn pipeline(namespace: &str, text: &str, (input, output): (&str, &str)) -> Scrat
     Scratch::with(&(head + &text.replace("IN", input).replace("OUT", output)))
 }
 
-fn tail(scratch: &Scratch, topic: &str) -> Vec<Value> {
+pub fn tail(scratch: &Scratch, topic: &str) -> Vec<Value> {
     let output = scratch.fidelio(&["tail", topic, "--pipeline", "p.toml", "--meta"]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     lines(&output.stdout)
 }
 
 /// The lag of a group in a topic, as Kafka's own tool shows it, by partition.
-fn lags(group: &str, topic: &str) -> Vec<String> {
+pub fn lags(group: &str, topic: &str) -> Vec<String> {
     let groups = tool("consumer-groups", &["--describe", "--group", group], "");
     let of_topic = groups.lines().filter(|line| line.split_whitespace().nth(1) == Some(topic));
     of_topic.map(|line| line.split_whitespace().nth(5).unwrap().to_owned()).collect()
@@ -193,7 +193,7 @@ fn messages_of_others_come_and_go_with_keys_headers_tombstones_and_timestamps() 
     assert_eq!(consume(&output, 3).iter().filter(|seen| seen.key == "k1").count(), 2);
 }
 
-const COPY: &str = r#"
+pub const COPY: &str = r#"
 [stages.in]
 source = { kind = "topic", topic = "IN", follow = false, columns = { key = "k" } }
 schema = { k = "text", n = "bigint" }
@@ -226,7 +226,7 @@ fn keys_are_where_javas_own_partitioner_puts_them() {
 }
 
 /// A client that is not ours.
-fn producer(transactional: Option<&str>) -> BaseProducer {
+pub fn producer(transactional: Option<&str>) -> BaseProducer {
     let mut client = ClientConfig::new();
     client.set("bootstrap.servers", broker());
     if let Some(id) = transactional {
@@ -235,7 +235,7 @@ fn producer(transactional: Option<&str>) -> BaseProducer {
     client.create().unwrap()
 }
 
-fn send(producer: &BaseProducer, topic: &str, key: &str, value: &str) {
+pub fn send(producer: &BaseProducer, topic: &str, key: &str, value: &str) {
     let record = || BaseRecord::to(topic).key(key).payload(value);
     while producer.send(record()).is_err() {
         producer.poll(std::time::Duration::from_millis(10));
@@ -375,18 +375,4 @@ fn a_topic_that_others_compact_has_gaps_and_is_read_to_its_end_nonetheless() {
     assert!(found.len() < next as usize && found.iter().all(|row| before.contains(row)));
     assert!(found.is_sorted_by_key(|(_, n)| *n));
     assert_eq!(lags(&format!("acme.compacted-{}.in", std::process::id()), &input), ["0"]);
-}
-
-#[test]
-fn a_topic_that_others_have_given_more_partitions_is_not_read_in_part() {
-    let (input, output) = (name("growing"), name("grown"));
-    make(&input, 1, &[]);
-    make(&output, 1, &[]);
-    let scratch = pipeline("growing", COPY, (&input, &output));
-    scratch.run().assert_balanced();
-    tool("topics", &["--alter", "--topic", &input, "--partitions", "2"], "");
-    let refused = scratch.fidelio(&["run", "p.toml"]);
-    assert_eq!(refused.status.code(), Some(1));
-    let said = String::from_utf8(refused.stderr).unwrap();
-    assert!(said.contains(&format!("one for each partition that {input} had when it first ran")), "{said}");
 }

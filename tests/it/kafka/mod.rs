@@ -2,10 +2,14 @@
 //! happens to them.
 
 mod access;
+mod alone;
 mod brokers;
+mod foreign;
+mod growing;
 mod interop;
 mod network;
 mod observer;
+mod positions;
 mod size;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,114 @@
+//! Topics of others that get more partitions, between runs and while they are read.
+
+use std::collections::BTreeMap;
+
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use super::interop::{COPY, lags, make, name, pipeline, producer, tail};
+use super::{PATIENCE, tool};
+use crate::support::{Running, Scratch, get, until};
+
+/// Writes these numbers to a partition.
+fn write(producer: &BaseProducer, topic: &str, partition: i32, numbers: std::ops::Range<u32>) {
+    for n in numbers {
+        let value = format!("{{\"n\":{n}}}");
+        producer.send(BaseRecord::to(topic).partition(partition).key("k").payload(&value)).unwrap();
+    }
+    producer.flush(PATIENCE).unwrap();
+}
+
+fn grow(topic: &str, partitions: u32) {
+    tool("topics", &["--alter", "--topic", topic, "--partitions", &partitions.to_string()], "");
+}
+
+/// How often each number is in the copy.
+fn copied(scratch: &Scratch, output: &str) -> BTreeMap<u64, u32> {
+    let mut found = BTreeMap::new();
+    for row in tail(scratch, output) {
+        *found.entry(row["row"]["n"].as_u64().unwrap()).or_default() += 1;
+    }
+    found
+}
+
+fn once(numbers: std::ops::Range<u64>) -> BTreeMap<u64, u32> {
+    numbers.map(|n| (n, 1)).collect()
+}
+
+fn copy(what: &str, text: &str) -> (Scratch, String, String) {
+    let (input, output) = (name(what), name(&format!("{what}-copy")));
+    make(&input, 1, &[]);
+    make(&output, 1, &[]);
+    let text = text.replace("[stages.in]", "\"topic.metadata.refresh.interval.ms\" = 1000\n[stages.in]");
+    (pipeline(what, &text, (&input, &output)), input, output)
+}
+
+#[test]
+fn partitions_that_others_add_between_runs_are_read_from_their_first_message_on() {
+    let (scratch, input, output) = copy("growing", COPY);
+    write(&producer(None), &input, 0, 0..10);
+    scratch.run().assert_balanced();
+    grow(&input, 3);
+    // A client that is made now knows of them.
+    let producer = producer(None);
+    for partition in 0..3 {
+        write(&producer, &input, partition as i32, 10 * (partition + 1)..10 * (partition + 2));
+    }
+    let summary = scratch.run();
+    summary.assert_balanced();
+    assert_eq!(summary.of("out", "rows_in"), 40);
+    assert_eq!(copied(&scratch, &output), once(0..40));
+    assert_eq!(lags(&format!("acme.growing-{}.in", std::process::id()), &input), ["0"; 3]);
+    assert_eq!(scratch.run().of("out", "rows_in"), 40);
+}
+
+#[test]
+fn partitions_that_others_add_while_workers_run_are_read_without_a_restart() {
+    let (scratch, input, output) = copy("widening", &COPY.replace(", follow = false", ""));
+    write(&producer(None), &input, 0, 0..10);
+    let start =
+        || Running::start(scratch.command(&["run", "p.toml", "--json", "--http", "0"]).env("FIDELIO_LOG", "info"));
+    let mut workers = [start(), start()];
+    let addresses = workers.each_mut().map(|worker| {
+        let line = worker.wait_for_log("/metrics");
+        line.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned()
+    });
+    until("what was there is copied", || copied(&scratch, &output).len() == 10);
+    grow(&input, 4);
+    let producer = producer(None);
+    for partition in 0..4 {
+        write(&producer, &input, partition as i32, 10 * (partition + 1)..10 * (partition + 2));
+    }
+    until("all partitions are copied", || copied(&scratch, &output).len() == 50);
+    assert_eq!(copied(&scratch, &output), once(0..50));
+    // Each of the workers has two of the four tasks.
+    let tasks = |address: &String| {
+        let metrics = get(address, "/metrics");
+        let running = |line: &&str| line.starts_with("fidelio_task_running") && line.contains("stage=\"in\"");
+        metrics.lines().filter(running).filter(|line| line.ends_with(" 1")).count()
+    };
+    until("tasks are shared out", || addresses.iter().map(tasks).collect::<Vec<_>>() == [2, 2]);
+    assert!(addresses.iter().all(|address| get(address, "/readyz").starts_with("HTTP/1.1 200")));
+    for worker in workers.iter_mut() {
+        worker.terminate();
+        worker.ended_well();
+    }
+    // Another run finds nothing more to do, and nothing missing.
+    let bounded = scratch.read("p.toml").replace("columns =", "follow = false, columns =");
+    scratch.write("p.toml", bounded);
+    scratch.run().assert_balanced();
+    assert_eq!(copied(&scratch, &output), once(0..50));
+}
+
+#[test]
+fn a_topic_that_was_made_anew_with_fewer_partitions_is_not_taken_for_the_same() {
+    let (scratch, input, _) = copy("shrunk", COPY);
+    grow(&input, 2);
+    scratch.run().assert_balanced();
+    tool("topics", &["--delete", "--topic", &input], "");
+    until("the topic is gone", || !tool("topics", &["--list"], "").lines().any(|line| line == input));
+    make(&input, 1, &[]);
+    let refused = scratch.fidelio(&["run", "p.toml"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains(&format!("one for each partition that {input} had when it last ran")), "{said}");
+}
