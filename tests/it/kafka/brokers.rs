@@ -73,6 +73,11 @@ fn disturb(name: &str, count: u32, rounds: u32, rows: u64) {
 }
 
 #[test]
+fn a_broker_that_dies_in_the_middle_of_transactions_costs_nothing() {
+    if long() { disturb("broker", 1, 10, 2_000_000) } else { disturb("broker", 1, 2, 300_000) }
+}
+
+#[test]
 fn leaders_that_die_one_after_the_other_cost_nothing() {
     if long() { disturb("leaders", 3, 10, 2_000_000) } else { disturb("leaders", 3, 3, 200_000) }
 }
