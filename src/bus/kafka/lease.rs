@@ -134,7 +134,8 @@ impl Lease for KafkaLease {
         // Ends what the last one left open, before anything is asked that depends on it.
         let producer = self.shared.run(move |shared| take_over(shared, &group, task)).await?;
         let (group, task) = (self.group.clone(), self.task);
-        let (inputs, resume) = self.shared.ask(move |shared| start(shared, &group, task)).await?;
+        let started = self.shared.ask(move |shared| start(shared, &group, task)).await;
+        let (inputs, resume) = started.map_err(|error| if self.is_taken() { self.fenced() } else { error })?;
         (self.producer, self.inputs) = (Some(producer), Some(inputs));
         self.progress = Progress::new(resume.positions.clone());
         Ok(resume)
@@ -278,13 +279,31 @@ fn start(shared: &Shared, group: &Group, task: u32) -> Result<(Inputs, Resume)> 
 }
 
 /// The task's last checkpoint. Blocks.
+///
+/// Nobody but the task writes there, and all that it has written is committed or aborted by now. A coordinator that finds
+/// no leader of a partition takes it for deleted, though, and tells it nothing; so does that of the only broker of a
+/// cluster, when it is stopped or was frozen. The transaction stays open there, and nobody knows any more how it ended.
 fn checkpoint(shared: &Shared, at: &TopicPartition) -> Result<Option<Message>> {
-    // Nobody but the task writes there, and all that it has written is committed or aborted by now.
-    if shared.uncommitted_end(at)? != shared.extent(at)?.end {
-        let detail = format!("{at} has a transaction that was neither committed nor aborted");
-        return Err(Error::Broker { action: "looking for a checkpoint", detail, passing: true });
+    const LOOKING: &str = "looking for a checkpoint";
+    let (started, first) = (Instant::now(), shared.extent(at)?.end);
+    loop {
+        let (last, end) = (shared.uncommitted_end(at)?, shared.extent(at)?.end);
+        if last == end {
+            return reader::last(shared, at);
+        }
+        if end != first {
+            let detail = format!("somebody else writes to {at}");
+            return Err(Error::Broker { action: LOOKING, detail, passing: true });
+        }
+        if started.elapsed() >= PATIENCE {
+            let detail = format!(
+                "{at} has a transaction, from offset {end} on, that the cluster has neither committed nor aborted and \
+                 has lost sight of; kafka-transactions.sh finds and aborts it"
+            );
+            return Err(Error::Broker { action: LOOKING, detail, passing: false });
+        }
+        std::thread::sleep(TICK);
     }
-    reader::last(shared, at)
 }
 
 /// From where on the task reads each of its partitions, as its group has committed it: the oldest message where it has
