@@ -9,8 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fidelio::bus::memory::Memory;
 use fidelio::bus::{
-    Bus, Change, Channel, Commit, Error, Extent, Group, Lease, Limit, Log, Member, Message, Record, Result, Resume, Topic,
-    TopicPartition, TopicSpec,
+    Bus, Change, Channel, Commit, Error, Extent, Group, Lease, Limit, Log, Member, Message, Record, Result, Resume,
+    Topic, TopicPartition, TopicSpec,
 };
 use fidelio::config::Draft;
 use fidelio::sql::Engine;
