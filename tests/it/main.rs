@@ -11,6 +11,7 @@ mod embed;
 mod embedded;
 mod kafka;
 mod kill;
+mod overlap;
 mod pipeline_tests;
 mod run;
 mod support;

@@ -11,6 +11,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseProducer, DeliveryResult, Producer, ProducerContext};
 use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaErrorCode;
@@ -31,6 +32,15 @@ pub(super) struct Context {
     trouble: Arc<Mutex<Option<Trouble>>>,
     /// Whether this one has lost all connections.
     cut_off: AtomicBool,
+    /// The first topic that would not take what this one wrote, and why.
+    refused: Mutex<Option<Refusal>>,
+}
+
+/// What a topic will not take, however often it is tried.
+#[derive(Clone)]
+pub(super) struct Refusal {
+    topic: String,
+    code: RDKafkaErrorCode,
 }
 
 /// Why the cluster, or a broker of it, could not be reached.
@@ -56,7 +66,7 @@ impl Context {
             self.cut_off.store(true, Ordering::Relaxed);
         }
         if let Some(trouble) = self.trouble.lock().as_mut() {
-            trouble.is_final |= is_final(code);
+            trouble.is_final |= is_about_who_asks(code);
         }
     }
 
@@ -69,11 +79,26 @@ impl Context {
     pub(super) fn found_back(&self) {
         self.cut_off.store(false, Ordering::Relaxed);
     }
+
+    /// What a topic would not take of all that was written, as far as the client has been polled since.
+    pub(super) fn refused(&self) -> Option<Refusal> {
+        self.refused.lock().clone()
+    }
+
+    fn is_refused(&self, topic: &str, code: RDKafkaErrorCode) {
+        self.refused.lock().get_or_insert_with(|| Refusal { topic: topic.to_owned(), code });
+    }
+}
+
+impl Refusal {
+    pub(super) fn error(&self, action: &'static str) -> Error {
+        refused(action, self.code, &self.topic)
+    }
 }
 
 impl ClientContext for Context {
-    /// Why a connection fails is told here only. Everything else that librdkafka logs as an error also comes as one, to
-    /// whoever asked for something.
+    /// Why a connection fails, and which topic may not be written in a transaction, is told here only. Everything else
+    /// that librdkafka logs as an error also comes as one, to whoever asked for something.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
             RDKafkaLogLevel::Warning => tracing::info!(facility, "{message}"),
@@ -84,6 +109,10 @@ impl ClientContext for Context {
             let mut trouble = self.trouble.lock();
             let is_final = trouble.as_ref().is_some_and(|trouble| trouble.is_recent() && trouble.is_final);
             *trouble = Some(Trouble { since: Instant::now(), reason, is_final });
+        }
+        if facility == "ADDPARTS" && message.ends_with("Topic authorization failed") {
+            let topic = message.split('"').nth(1).unwrap_or_default();
+            self.is_refused(topic, RDKafkaErrorCode::TopicAuthorizationFailed);
         }
     }
 
@@ -98,8 +127,14 @@ impl ConsumerContext for Context {}
 impl ProducerContext for Context {
     type DeliveryOpaque = ();
 
-    /// A message that could not be delivered also fails the transaction it belongs to.
-    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+    /// A message that could not be delivered also fails the transaction it belongs to, which may say so in other words.
+    fn delivery(&self, delivered: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, message)) = delivered
+            && let Some(code) = error.rdkafka_error_code().filter(|code| is_final(*code))
+        {
+            self.is_refused(message.topic(), code);
+        }
+    }
 }
 
 impl Clients {
@@ -108,7 +143,7 @@ impl Clients {
     }
 
     pub(super) fn context(&self) -> Context {
-        Context { trouble: self.trouble.clone(), cut_off: AtomicBool::new(false) }
+        Context { trouble: self.trouble.clone(), cut_off: AtomicBool::new(false), refused: Mutex::default() }
     }
 
     /// The error with the reason why there was no answer, where one is known.
@@ -304,18 +339,21 @@ fn is_passing(error: &KafkaError) -> bool {
     }
 }
 
+/// Whether it is the client itself that the cluster does not want, so that nothing it asks is answered.
+fn is_about_who_asks(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(code, Code::Authentication | Code::SaslAuthenticationFailed | Code::UnsupportedSASLMechanism)
+}
+
 /// Whether the cluster will say the same the next time.
 fn is_final(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode as Code;
-    matches!(
+    let of_what_is_asked = matches!(
         code,
         Code::TopicAuthorizationFailed
             | Code::GroupAuthorizationFailed
             | Code::ClusterAuthorizationFailed
             | Code::TransactionalIdAuthorizationFailed
-            | Code::Authentication
-            | Code::SaslAuthenticationFailed
-            | Code::UnsupportedSASLMechanism
             | Code::UnsupportedVersion
             | Code::InvalidConfig
             | Code::InvalidReplicationFactor
@@ -323,7 +361,8 @@ fn is_final(code: RDKafkaErrorCode) -> bool {
             | Code::InvalidTopic
             | Code::InvalidTransactionTimeout
             | Code::MessageSizeTooLarge
-    )
+    );
+    of_what_is_asked || is_about_who_asks(code)
 }
 
 /// How long one call into librdkafka waits before it is looked after whether it is still wanted.

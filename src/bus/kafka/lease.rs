@@ -1,6 +1,6 @@
 //! A task's lease: what it reads, and its transactions.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use super::anchors::Anchors;
 use super::client::{self, Context, TICK, failed, text};
 use super::member::Tasks;
-use super::{Shared, positions, reader, wire};
+use super::{PATIENCE, Shared, positions, reader, wire};
 use crate::bus::limit::Budget;
 use crate::bus::{
     Commit, Error, Extent, Group, Lease, Limit, Message, Outgoing, Positions, Result, Resume, TopicPartition,
@@ -29,6 +29,7 @@ const TRANSACTION: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_secs(5);
 
 const READING: &str = "reading a task's inputs";
+const COMMITTING: &str = "committing";
 
 /// What a message takes of a batch besides key, value and headers, about.
 const MESSAGE_BYTES: usize = 64;
@@ -47,8 +48,19 @@ pub(super) struct KafkaLease {
     /// There between a resume and the first commit that fails.
     producer: Option<BaseProducer<Context>>,
     inputs: Option<Inputs>,
-    /// The positions that are committed, unless they are known to be at the ends of their partitions.
-    unsettled: Positions,
+    progress: Progress,
+}
+
+/// How far a task has come, and what is known of what comes next.
+struct Progress {
+    /// What is committed.
+    positions: Positions,
+    /// Whether they can be at something that is no message, which is to be passed.
+    unsettled: bool,
+    /// When it was last looked what is there.
+    looked: Instant,
+    /// Whether there was a message then that had not come yet.
+    awaited: bool,
 }
 
 /// The partitions that a task reads.
@@ -77,7 +89,8 @@ impl KafkaLease {
         task: u32,
         taken: watch::Receiver<bool>,
     ) -> Self {
-        Self { shared, group, member, task, taken, producer: None, inputs: None, unsettled: Positions::new() }
+        let (producer, inputs, progress) = (None, None, Progress::new(Positions::new()));
+        Self { shared, group, member, task, taken, producer, inputs, progress }
     }
 
     fn fenced(&self) -> Error {
@@ -128,9 +141,13 @@ impl Lease for KafkaLease {
             return Err(self.fenced());
         }
         let (group, task) = (self.group.clone(), self.task);
-        let (producer, inputs, resume) = self.shared.ask(move |shared| start(shared, &group, task)).await?;
+        // Ends what the last one left open, before anything is asked that depends on it.
+        let producer = self.shared.run(move |shared| take_over(shared, &group, task)).await?;
+        let (group, task) = (self.group.clone(), self.task);
+        let started = self.shared.ask(move |shared| start(shared, &group, task)).await;
+        let (inputs, resume) = started.map_err(|error| if self.is_taken() { self.fenced() } else { error })?;
         (self.producer, self.inputs) = (Some(producer), Some(inputs));
-        self.unsettled = resume.positions.clone();
+        self.progress = Progress::new(resume.positions.clone());
         Ok(resume)
     }
 
@@ -171,12 +188,18 @@ impl Lease for KafkaLease {
     }
 
     async fn settle(&mut self) -> Result<()> {
-        if self.unsettled.is_empty() || self.is_taken() {
+        if !self.progress.is_to_be_looked_after() || self.is_taken() {
             return Ok(());
         }
-        let positions = std::mem::take(&mut self.unsettled);
-        let ahead = self.shared.ask(move |shared| ahead(shared, positions)).await?;
-        if ahead.is_empty() { Ok(()) } else { self.transact(Vec::new(), ahead).await }
+        let positions = self.progress.positions.clone();
+        let (settled, awaited) = self.shared.ask(move |shared| settled(shared, positions)).await?;
+        self.progress.looked(awaited)?;
+        if settled == self.progress.positions {
+            return Ok(());
+        }
+        self.transact(Vec::new(), settled.clone()).await?;
+        self.progress.positions = settled;
+        Ok(())
     }
 
     async fn commit(&mut self, commit: Commit) -> Result<()> {
@@ -184,8 +207,37 @@ impl Lease for KafkaLease {
             return Err(self.fenced());
         }
         let (outgoing, positions) = commit.into_records(self.group.checkpoint.partition(self.task));
-        self.unsettled.extend(positions.clone());
-        self.transact(outgoing, positions).await
+        self.transact(outgoing, positions.clone()).await?;
+        self.progress.came_to(positions);
+        Ok(())
+    }
+}
+
+impl Progress {
+    fn new(positions: Positions) -> Self {
+        Self { positions, unsettled: true, looked: Instant::now(), awaited: false }
+    }
+
+    fn came_to(&mut self, positions: Positions) {
+        self.positions.extend(positions);
+        (self.unsettled, self.awaited) = (true, false);
+    }
+
+    /// Whether it is to be looked, now that nothing came, what is behind the positions: once after each commit, and then
+    /// now and then, since a client that does not find its broker any more need not say so.
+    fn is_to_be_looked_after(&self) -> bool {
+        !self.positions.is_empty() && (self.unsettled || self.looked.elapsed() >= PATIENCE)
+    }
+
+    /// Takes down whether there is a message. One that was there the last time, and that somebody else was given, would
+    /// have come by now.
+    fn looked(&mut self, awaited: bool) -> Result<()> {
+        if awaited && self.awaited {
+            let detail = "what is there does not come".to_owned();
+            return Err(Error::Broker { action: READING, detail, passing: true });
+        }
+        (self.unsettled, self.looked, self.awaited) = (false, Instant::now(), awaited);
+        Ok(())
     }
 }
 
@@ -203,10 +255,14 @@ impl KafkaLease {
         // Whoever drops this half way does not know what became of it, so the producer does not come back.
         let Some(producer) = self.producer.take() else { return Err(self.fenced()) };
         let (member, fenced) = (self.member.clone(), self.fenced());
-        let committing = self.shared.ask(move |shared| {
+        let committing = self.shared.run(move |shared| {
             Self::check(shared, &outgoing, &positions)?;
             let done = transaction(&producer, &member, &outgoing, &positions);
-            done.map_err(|error| if is_fenced(&error) { fenced } else { not_committed(error, &outgoing) })?;
+            done.map_err(|error| match producer.context().refused() {
+                Some(refusal) => refusal.error(COMMITTING),
+                None if is_fenced(&error) => fenced,
+                None => failed(COMMITTING)(error),
+            })?;
             Ok(producer)
         });
         // While the cluster deals with it, what is polled next can be taken in.
@@ -221,25 +277,17 @@ impl KafkaLease {
     }
 }
 
-/// What kept these records from being committed.
-fn not_committed(error: KafkaError, outgoing: &[Outgoing]) -> Error {
-    match error.rdkafka_error_code() {
-        Some(code @ (Code::TopicAuthorizationFailed | Code::MessageSizeTooLarge)) => {
-            let topics: BTreeSet<&str> = outgoing.iter().map(|outgoing| outgoing.to.topic.as_str()).collect();
-            let topics: Vec<&str> = topics.into_iter().collect();
-            client::refused("committing", code, &topics.join(", "))
-        }
-        _ => failed("committing")(error),
-    }
+/// Takes the task over from whoever had it. Blocks.
+fn take_over(shared: &Shared, group: &Group, task: u32) -> Result<BaseProducer<Context>> {
+    let producer = shared.clients.producer(&format!("{}.{task}", group.name))?;
+    retried(&producer, |patience| producer.init_transactions(patience)).map_err(failed("taking a task over"))?;
+    Ok(producer)
 }
 
-/// Takes the task over from whoever had it, and goes to where its last commit left it. Blocks.
-fn start(shared: &Shared, group: &Group, task: u32) -> Result<(BaseProducer<Context>, Inputs, Resume)> {
-    let producer = shared.clients.producer(&format!("{}.{task}", group.name))?;
-    // Ends what the last one left open, before anything is asked that depends on it.
-    retried(&producer, |patience| producer.init_transactions(patience)).map_err(failed("taking a task over"))?;
+/// Goes to where the last commit left the task. Blocks.
+fn start(shared: &Shared, group: &Group, task: u32) -> Result<(Inputs, Resume)> {
     let checkpoint = checkpoint(shared, &group.checkpoint.partition(task))?;
-    let asker = shared.clients.uncommitted(&group.name)?;
+    let asker = shared.asking_for(&group.name)?;
     let positions::From { positions, gaps } = positions::of_task(shared, &asker, group, task)?;
     let anchors = Anchors::before(shared, &positions)?;
     let mut consumer = shared.clients.consumer(&group.name)?;
@@ -253,34 +301,54 @@ fn start(shared: &Shared, group: &Group, task: u32) -> Result<(BaseProducer<Cont
     let group = group.name.clone();
     let inputs = Inputs { group, consumer, arrived, partitions, anchors, pending, parser, limit, lost: None };
     let checkpoint = checkpoint.and_then(|message| message.record.value);
-    Ok((producer, inputs, Resume { checkpoint, positions, gaps, missed: 0 }))
+    Ok((inputs, Resume { checkpoint, positions, gaps, missed: 0 }))
 }
 
 /// The task's last checkpoint. Blocks.
+///
+/// Nobody but the task writes there, and all that it has written is committed or aborted by now. A coordinator that finds
+/// no leader of a partition takes it for deleted, though, and tells it nothing; so does that of the only broker of a
+/// cluster, when it is stopped or was frozen. The transaction stays open there, and nobody knows any more how it ended.
 fn checkpoint(shared: &Shared, at: &TopicPartition) -> Result<Option<Message>> {
-    // Nobody but the task writes there, and all that it has written is committed or aborted by now.
-    if shared.uncommitted_end(at)? != shared.extent(at)?.end {
-        let detail = format!("{at} has a transaction that was neither committed nor aborted");
-        return Err(Error::Broker { action: "looking for a checkpoint", detail, passing: true });
+    const LOOKING: &str = "looking for a checkpoint";
+    let (started, first) = (Instant::now(), shared.extent(at)?.end);
+    loop {
+        let (last, end) = (shared.uncommitted_end(at)?, shared.extent(at)?.end);
+        if last == end {
+            return reader::last(shared, at);
+        }
+        if end != first {
+            let detail = format!("somebody else writes to {at}");
+            return Err(Error::Broker { action: LOOKING, detail, passing: true });
+        }
+        if started.elapsed() >= PATIENCE {
+            let detail = format!(
+                "{at} has a transaction, from offset {end} on, that the cluster has neither committed nor aborted and \
+                 has lost sight of; kafka-transactions.sh finds and aborts it"
+            );
+            return Err(Error::Broker { action: LOOKING, detail, passing: false });
+        }
+        std::thread::sleep(TICK);
     }
-    reader::last(shared, at)
 }
 
 /// The positions, those of them brought to the end of their partition that are not there and behind which there is no
-/// message; none if there are no such. Blocks.
-fn ahead(shared: &Shared, positions: Positions) -> Result<Positions> {
-    let mut ahead = positions.clone();
-    for (partition, position) in &mut ahead {
+/// message; and whether behind others there is one. Blocks.
+fn settled(shared: &Shared, mut positions: Positions) -> Result<(Positions, bool)> {
+    let mut awaited = false;
+    for (partition, position) in &mut positions {
         let Extent { start, end } = shared.extent(partition)?;
         let limit = Limit { rows: 1, bytes: 0 };
         // What is gone is for a poll to find out.
-        if (start..end).contains(position)
-            && reader::read(shared, partition, *position, limit, Duration::ZERO)?.is_empty()
-        {
-            *position = end;
+        if !(start..end).contains(position) {
+            continue;
+        }
+        match reader::read(shared, partition, *position, limit, Duration::ZERO)?.is_empty() {
+            true => *position = end,
+            false => awaited = true,
         }
     }
-    Ok(if ahead == positions { Positions::new() } else { ahead })
+    Ok((positions, awaited))
 }
 
 fn offsets(positions: &Positions) -> std::result::Result<TopicPartitionList, KafkaError> {
@@ -366,12 +434,15 @@ fn transaction(
         delivered(producer);
         retried(producer, |patience| producer.commit_transaction(patience))
     });
-    if let Err(error) = &done
-        && requires_abort(error)
-        && let Err(error) = retried(producer, |patience| producer.abort_transaction(patience))
-    {
-        // Whoever takes the task over ends the transaction.
-        tracing::debug!(error = text(&error), "a transaction could not be aborted");
+    if let Err(error) = &done {
+        // What became of each message is still to be heard; and until that is done, nothing can be aborted.
+        producer.poll(TICK);
+        if requires_abort(error)
+            && let Err(error) = retried(producer, |patience| producer.abort_transaction(patience))
+        {
+            // Whoever takes the task over ends the transaction.
+            tracing::debug!(error = text(&error), "a transaction could not be aborted");
+        }
     }
     done
 }
@@ -395,8 +466,11 @@ fn send(producer: &BaseProducer<Context>, outgoing: &[Outgoing]) -> std::result:
         }
         let mut message = wire::message(outgoing, now);
         while let Err((error, refused)) = producer.send(message) {
-            if error.rdkafka_error_code() != Some(Code::QueueFull) {
-                return Err(error);
+            match error.rdkafka_error_code() {
+                Some(Code::QueueFull) => {}
+                // A transaction that has failed by now says why only to whoever wants to take a step of it.
+                Some(Code::State) => return producer.begin_transaction().and(Err(error)),
+                _ => return Err(error),
             }
             client::flush(producer, TICK);
             producer.poll(Duration::ZERO);
@@ -447,7 +521,7 @@ fn retried(
             Err(KafkaError::Transaction(error))
                 if error.is_retriable() && std::time::Instant::now() < deadline && !producer.context().is_cut_off() =>
             {
-                std::thread::sleep(TICK);
+                producer.poll(TICK);
             }
             done => return done,
         }

@@ -20,7 +20,7 @@ mod reader;
 mod topics;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,13 +64,16 @@ struct Asking {
     committed: BaseConsumer<Context>,
     /// Also sees what is not committed yet.
     uncommitted: BaseConsumer<Context>,
+    /// For the positions of groups, of which a client knows one.
+    groups: Mutex<HashMap<Arc<str>, Arc<BaseConsumer<Context>>>>,
     readers: Readers,
 }
 
 impl Asking {
     fn new(clients: &Clients) -> Result<Self> {
         let (committed, uncommitted) = (clients.consumer("fidelio")?, clients.uncommitted("fidelio")?);
-        Ok(Self { admin: clients.admin()?, committed, uncommitted, readers: Readers::default() })
+        let (groups, readers) = (Mutex::default(), Readers::default());
+        Ok(Self { admin: clients.admin()?, committed, uncommitted, groups, readers })
     }
 }
 
@@ -90,35 +93,57 @@ impl Kafka {
 
 impl Shared {
     /// Does what blocks where it may.
-    async fn ask<T: Send + 'static>(
+    async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let shared = self.clone();
-        on_thread(move || work(&shared).map_err(|error| shared.troubled(error))).await
+        on_thread(move || work(&shared).map_err(|error| shared.clients.explain(error))).await
     }
 
-    /// The error with the reason why there was no answer, as far as one is known. Those who come next ask through other
-    /// clients: one that was told by a broker that there are no brokers or leaders, as they say when they start or have
-    /// been frozen, may not find back.
-    fn troubled(&self, error: Error) -> Error {
-        if !matches!(error, Error::Broker { passing: true, .. }) {
-            return error;
-        }
+    /// Asks something of the cluster, where it may block.
+    async fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        question: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let asking = self.asking();
+        self.run(move |shared| question(shared).inspect_err(|error| shared.unanswered(error, &asking))).await
+    }
+
+    /// After a question that had no answer, those who come next ask through other clients: one that was told by a broker
+    /// that there are no brokers or leaders, as they say when they start or have been frozen, may not find back.
+    fn unanswered(&self, error: &Error, asked: &Arc<Asking>) {
+        if !matches!(error, Error::Broker { passing: true, .. }) {
+            return;
+        }
         // What a client has to say, it says when it is polled.
-        while let Some(polled) = asking.committed.poll(Duration::ZERO) {
-            polled.map_or_else(|error| asking.committed.context().heard(&error), drop);
+        while let Some(polled) = asked.committed.poll(Duration::ZERO) {
+            polled.map_or_else(|error| asked.committed.context().heard(&error), drop);
         }
-        match Asking::new(&self.clients) {
-            Ok(asking) => drop(std::mem::replace(&mut *self.asking.write(), Arc::new(asking))),
-            Err(error) => tracing::debug!(%error, "no other clients can be had"),
+        let mut asking = self.asking.write();
+        // One of those who asked at the same time is enough.
+        if Arc::ptr_eq(&asking, asked) {
+            match Asking::new(&self.clients) {
+                Ok(others) => *asking = Arc::new(others),
+                Err(error) => tracing::debug!(%error, "no other clients can be had"),
+            }
         }
-        self.clients.explain(error)
     }
 
     fn asking(&self) -> Arc<Asking> {
         self.asking.read().clone()
+    }
+
+    /// A client that is told the positions of a group, also while a transaction over them is open.
+    fn asking_for(&self, group: &Arc<str>) -> Result<Arc<BaseConsumer<Context>>> {
+        let asking = self.asking();
+        let mut groups = asking.groups.lock();
+        if let Some(known) = groups.get(group) {
+            return Ok(known.clone());
+        }
+        let asker = Arc::new(self.clients.uncommitted(group)?);
+        groups.insert(group.clone(), asker.clone());
+        Ok(asker)
     }
 
     /// Whether the cluster answers. Blocks.
@@ -277,7 +302,7 @@ impl Bus for Kafka {
 
 /// Whether there is nothing behind a group's positions, neither what is committed nor what may still be. Blocks.
 fn is_drained(shared: &Shared, group: &Group) -> Result<bool> {
-    let asker = shared.clients.uncommitted(&group.name)?;
+    let asker = shared.asking_for(&group.name)?;
     for task in 0..group.tasks {
         for (partition, position) in positions::of_task(shared, &asker, group, task)?.positions {
             let end = shared.extent(&partition)?.end;
@@ -295,7 +320,7 @@ fn is_drained(shared: &Shared, group: &Group) -> Result<bool> {
 
 /// Gives a group that nobody runs a position in each partition in which it has none: the oldest message. Blocks.
 fn enroll(shared: &Shared, group: &Group) -> Result<()> {
-    let asker = shared.clients.uncommitted(&group.name)?;
+    let asker = shared.asking_for(&group.name)?;
     let mut wanted = TopicPartitionList::new();
     for topic in &group.inputs {
         wanted.add_partition_range(topic.as_str(), 0, shared.partitions(topic)?.saturating_sub(1) as i32);

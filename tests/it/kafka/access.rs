@@ -1,9 +1,9 @@
-//! Who may write what: the rules that `topics --acls` prints are all that a pipeline needs, and what the cluster refuses
-//! somebody else ends the run and is named.
+//! Who may write what: what the cluster refuses for good ends a run and is named, and the rules that `topics --acls` prints
+//! are all that a pipeline needs.
 
 use std::process::Command;
 
-use super::{SCRIPT, scratch, written};
+use super::{SCRIPT, orders, scratch, tool, written};
 use crate::support::{Scratch, broker};
 
 /// Does what `topics --acls` prints.
@@ -15,6 +15,24 @@ fn apply(scratch: &Scratch, principal: &str) {
     let commands = commands.replace("kafka-acls.sh", &format!("'{SCRIPT}' tool acls"));
     let done = Command::new("bash").args(["-e", "-c", &commands]).output().unwrap();
     assert!(done.status.success(), "{commands}\n{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[test]
+fn what_may_not_be_written_any_more_ends_the_run_and_is_named() {
+    let scratch = scratch("refused", Some(&broker()), 1000);
+    scratch.run();
+    let topic = format!("acme.refused-{}.priced.results", std::process::id());
+    let looking = ["--add", "--allow-principal", "User:*", "--operation", "Read", "--operation", "Describe"];
+    tool("acls", &[&looking[..], &["--topic", &topic]].concat(), "");
+    // It takes the broker a moment to keep to it.
+    let mut runs = (2..30).map(|thousands| {
+        scratch.write("in.ndjson", orders(thousands * 1000));
+        scratch.fidelio(&["run", "p.toml"])
+    });
+    let refused = runs.find(|run| !run.status.success()).expect("it keeps to it");
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains(&topic) && said.contains("uthorization"), "{said}");
+    assert_eq!(refused.status.code(), Some(1));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What happens to the brokers: they are killed, stopped and started again while a pipeline runs.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tempfile::TempDir;
 
 use super::network::Network;
 use super::{SCRIPT, assert_same, observe, scratch, written_bytes};
-use crate::support::{Running, get, long, send_signal, until};
+use crate::support::{Running, Scratch, get, long, send_signal, until};
 
 /// Brokers that are a test's own.
 struct Brokers {
@@ -37,9 +38,12 @@ impl Brokers {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    fn signal(&self, number: u32, name: &str) {
+    /// Ends one of them with the signal of that name.
+    fn end(&self, number: u32, signal: &str) {
         let pid = std::fs::read_to_string(self.dir.path().join(format!("{number}/pid"))).unwrap();
-        send_signal(pid.trim().parse().unwrap(), name);
+        let pid: u32 = pid.trim().parse().unwrap();
+        send_signal(pid, signal);
+        until("the broker has ended", || !Path::new(&format!("/proc/{pid}")).exists());
     }
 
     fn run(&self, number: u32) {
@@ -53,25 +57,46 @@ impl Drop for Brokers {
     }
 }
 
-/// Kills or stops one broker after the other while a worker runs, and starts each again a little later.
+/// Kills or stops one broker after the other while a worker runs, and starts each again when the worker has noticed: it
+/// says so where there was only that one, and goes on where there are others.
 fn disturb(name: &str, count: u32, rounds: u32, rows: u64) {
     let undisturbed = scratch(name, None, rows);
     let expected = undisturbed.run();
     let brokers = Brokers::start(count);
     let scratch = scratch(name, Some(&brokers.servers), rows);
     let observer = observe(&scratch, &brokers.servers);
-    let mut worker = Running::start(&mut scratch.command(&["run", "p.toml", "--json"]));
+    let (mut worker, address) = start_with_http(&scratch);
     let mut seen = 0;
     for round in 0..rounds {
         until("something more is written", || written_bytes(&scratch) > seen || !worker.is_running());
         let victim = round % count + 1;
-        brokers.signal(victim, if round % 2 == 0 { "KILL" } else { "TERM" });
-        std::thread::sleep(Duration::from_secs(3));
+        seen = written_bytes(&scratch);
+        brokers.end(victim, if round % 2 == 0 { "KILL" } else { "TERM" });
+        let noticed = || if count == 1 { !is_ready(&address) } else { written_bytes(&scratch) > seen };
+        until("the worker notices", || !worker.is_running() || noticed());
         seen = written_bytes(&scratch);
         brokers.run(victim);
     }
     worker.ended_well();
     assert_same(&scratch, observer, &undisturbed, &expected);
+}
+
+/// A worker, and where it says how it is.
+fn start_with_http(scratch: &Scratch) -> (Running, String) {
+    let mut command = scratch.command(&["run", "p.toml", "--json", "--http", "0"]);
+    let mut worker = Running::start(command.env("FIDELIO_LOG", "info"));
+    let line = worker.wait_for_log("/metrics");
+    let address = line.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    (worker, address)
+}
+
+fn is_ready(address: &str) -> bool {
+    get(address, "/readyz").starts_with("HTTP/1.1 200")
+}
+
+#[test]
+fn a_broker_that_dies_in_the_middle_of_transactions_costs_nothing() {
+    if long() { disturb("broker", 1, 10, 2_000_000) } else { disturb("broker", 1, 2, 300_000) }
 }
 
 #[test]
@@ -89,15 +114,12 @@ fn a_worker_whose_broker_is_out_of_reach_says_so_keeps_its_memory_and_goes_on_by
     network.lead_to(&brokers.servers);
     let scratch = scratch("away", Some(&network.address), rows);
     let observer = observe(&scratch, &network.address);
-    let mut command = scratch.command(&["run", "p.toml", "--json", "--http", "0"]);
-    let mut worker = Running::start(command.env("FIDELIO_LOG", "info"));
-    let line = worker.wait_for_log("/metrics");
-    let address = line.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    let (mut worker, address) = start_with_http(&scratch);
     until("something is written", || written_bytes(&scratch) > 0);
-    assert!(get(&address, "/readyz").starts_with("HTTP/1.1 200"));
+    assert!(is_ready(&address));
 
     network.cut();
-    until("it is not ready", || get(&address, "/readyz").starts_with("HTTP/1.1 503"));
+    until("it is not ready", || !is_ready(&address));
     let before = worker.resident_bytes();
     worker.wait_for_log("the bus does not answer");
     assert!(get(&address, "/readyz").contains("the bus: "));

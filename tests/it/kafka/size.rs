@@ -1,6 +1,6 @@
 //! Rows that are more than a message may hold.
 
-use super::{orders, scratch};
+use super::{orders, results_of, scratch, tool};
 use crate::support::broker;
 
 #[test]
@@ -15,4 +15,23 @@ fn a_row_that_no_message_can_hold_is_a_dead_letter_and_the_others_go_on() {
     let letters = scratch.dead_letters();
     let of_size: Vec<_> = letters.iter().filter(|letter| letter["class"] == "too-large").collect();
     assert_eq!(of_size.len(), 1, "{letters:?}");
+}
+
+#[test]
+fn a_topic_that_takes_less_than_the_pipeline_thinks_ends_the_run_and_is_named() {
+    let scratch = scratch("narrow", Some(&broker()), 1000);
+    scratch.run();
+    let topic = results_of(&scratch, "priced");
+    let narrower = ["--alter", "--entity-type", "topics", "--entity-name", &topic, "--add-config"];
+    tool("configs", &[&narrower[..], &["max.message.bytes=100"]].concat(), "");
+    // It takes the broker a moment to keep to it.
+    let mut runs = (2..30).map(|thousands| {
+        scratch.write("in.ndjson", orders(thousands * 1000));
+        scratch.fidelio(&["run", "p.toml"])
+    });
+
+    let refused = runs.find(|run| !run.status.success()).expect("it keeps to it");
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("MessageSizeTooLarge") && said.contains(&topic), "{said}");
+    assert_eq!(refused.status.code(), Some(1));
 }
