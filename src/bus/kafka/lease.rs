@@ -1,42 +1,31 @@
 //! A task's lease: what it reads, and its transactions.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::types::RDKafkaErrorCode as Code;
-use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::anchors::Anchors;
-use super::client::{self, Context, TICK, failed, text};
+use super::client::{self, Context, TICK, failed};
 use super::member::Tasks;
+use super::transaction::{is_fenced, offsets, retried, transaction};
 use super::{PATIENCE, Shared, positions, reader, wire};
 use crate::bus::limit::Budget;
 use crate::bus::{
     Commit, Error, Extent, Group, Lease, Limit, Message, Outgoing, Positions, Result, Resume, TopicPartition,
 };
 
-/// The longest that a step of a transaction may take; what is open for longer, the cluster itself gives up.
-const TRANSACTION: Duration = Duration::from_secs(60);
-/// How long one call for a step waits.
-const STEP: Duration = Duration::from_secs(5);
-
 const READING: &str = "reading a task's inputs";
 const COMMITTING: &str = "committing";
-
-/// What a message takes of a batch besides key, value and headers, about.
-const MESSAGE_BYTES: usize = 64;
-/// How often it is looked how much is delivered.
-const MOMENT: Duration = Duration::from_millis(1);
-/// How long it may take until a batch is delivered before it is asked for again.
-const STALLED: Duration = Duration::from_millis(50);
 
 /// The right to run a task.
 pub(super) struct KafkaLease {
@@ -48,6 +37,8 @@ pub(super) struct KafkaLease {
     /// There between a resume and the first commit that fails.
     producer: Option<BaseProducer<Context>>,
     inputs: Option<Inputs>,
+    /// What was found to be of another topic than the one that the task began with; nothing more is given or committed then.
+    anew: Option<TopicPartition>,
     progress: Progress,
 }
 
@@ -89,8 +80,8 @@ impl KafkaLease {
         task: u32,
         taken: watch::Receiver<bool>,
     ) -> Self {
-        let (producer, inputs, progress) = (None, None, Progress::new(Positions::new()));
-        Self { shared, group, member, task, taken, producer, inputs, progress }
+        let (producer, inputs, anew, progress) = (None, None, None, Progress::new(Positions::new()));
+        Self { shared, group, member, task, taken, producer, inputs, anew, progress }
     }
 
     fn fenced(&self) -> Error {
@@ -136,7 +127,7 @@ impl Lease for KafkaLease {
     }
 
     async fn resume(&mut self) -> Result<Resume> {
-        (self.producer, self.inputs) = (None, None);
+        (self.producer, self.inputs, self.anew) = (None, None, None);
         if self.is_taken() {
             return Err(self.fenced());
         }
@@ -157,6 +148,9 @@ impl Lease for KafkaLease {
             if self.is_taken() {
                 return Err(self.fenced());
             }
+            if let Some(partition) = self.anew.clone() {
+                return Err(self.begin_anew(partition).await?);
+            }
             let Some(inputs) = &mut self.inputs else { return Err(self.fenced()) };
             if let Some(lost) = inputs.lost.take() {
                 return Err(lost);
@@ -167,8 +161,9 @@ impl Lease for KafkaLease {
                 return Err(client::cut_off(READING));
             }
             let given = inputs.give(limit);
-            if let Some(partition) = inputs.anchors.other(&self.shared, &given) {
-                return Err(self.begin_anew(partition).await?);
+            self.anew = inputs.anchors.other(&self.shared, &given);
+            if self.anew.is_some() {
+                continue;
             }
             if !given.is_empty() {
                 return Ok(given);
@@ -205,6 +200,9 @@ impl Lease for KafkaLease {
     async fn commit(&mut self, commit: Commit) -> Result<()> {
         if self.is_taken() {
             return Err(self.fenced());
+        }
+        if let Some(partition) = self.anew.clone() {
+            return Err(self.begin_anew(partition).await?);
         }
         let (outgoing, positions) = commit.into_records(self.group.checkpoint.partition(self.task));
         self.transact(outgoing, positions.clone()).await?;
@@ -267,7 +265,7 @@ impl KafkaLease {
         });
         // While the cluster deals with it, what is polled next can be taken in.
         let ahead = async {
-            if let Some(inputs) = &mut self.inputs {
+            if let Some(inputs) = self.inputs.as_mut().filter(|inputs| inputs.lost.is_none()) {
                 inputs.lost = inputs.fill(&self.shared).err();
             }
         };
@@ -351,14 +349,6 @@ fn settled(shared: &Shared, mut positions: Positions) -> Result<(Positions, bool
     Ok((positions, awaited))
 }
 
-fn offsets(positions: &Positions) -> std::result::Result<TopicPartitionList, KafkaError> {
-    let mut offsets = TopicPartitionList::new();
-    for (at, position) in positions {
-        offsets.add_partition_offset(at.topic.as_str(), at.partition as i32, Offset::Offset(*position as i64))?;
-    }
-    Ok(offsets)
-}
-
 impl Inputs {
     /// Polls until there is as much as may be given, or nothing more for now.
     fn fill(&mut self, shared: &Shared) -> Result<()> {
@@ -416,137 +406,4 @@ impl Inputs {
             },
         }
     }
-}
-
-/// All records and positions, or none of them.
-fn transaction(
-    producer: &BaseProducer<Context>,
-    member: &BaseConsumer<Tasks>,
-    outgoing: &[Outgoing],
-    positions: &Positions,
-) -> std::result::Result<(), KafkaError> {
-    producer.begin_transaction()?;
-    let done = send(producer, outgoing).and_then(|()| {
-        if let Some(group) = member.group_metadata().filter(|_| !positions.is_empty()) {
-            let offsets = offsets(positions)?;
-            retried(producer, |patience| producer.send_offsets_to_transaction(&offsets, &group, patience))?;
-        }
-        delivered(producer);
-        retried(producer, |patience| producer.commit_transaction(patience))
-    });
-    if let Err(error) = &done {
-        // What became of each message is still to be heard; and until that is done, nothing can be aborted.
-        producer.poll(TICK);
-        if requires_abort(error)
-            && let Err(error) = retried(producer, |patience| producer.abort_transaction(patience))
-        {
-            // Whoever takes the task over ends the transaction.
-            tracing::debug!(error = text(&error), "a transaction could not be aborted");
-        }
-    }
-    done
-}
-
-/// Sends a batch for each partition at a time, while the next ones are put together. librdkafka has no more than one batch
-/// for a partition on its way, and where another one waits behind it that could go, a thread of its looks for that without
-/// rest; so the next ones are held back until the ones before are delivered.
-fn send(producer: &BaseProducer<Context>, outgoing: &[Outgoing]) -> std::result::Result<(), KafkaError> {
-    let now = SystemTime::now();
-    let mut waiting = 0;
-    // By the partition's number; that topics share one does no harm.
-    let mut bytes: BTreeMap<u32, usize> = BTreeMap::new();
-    for outgoing in outgoing {
-        let of = bytes.entry(outgoing.to.partition).or_default();
-        *of += outgoing.record.size_bytes() + MESSAGE_BYTES;
-        if *of > client::BATCH_BYTES && waiting > 0 {
-            wait(producer, waiting);
-            client::flush(producer, MOMENT);
-            waiting = 0;
-            bytes.clear();
-        }
-        let mut message = wire::message(outgoing, now);
-        while let Err((error, refused)) = producer.send(message) {
-            match error.rdkafka_error_code() {
-                Some(Code::QueueFull) => {}
-                // A transaction that has failed by now says why only to whoever wants to take a step of it.
-                Some(Code::State) => return producer.begin_transaction().and(Err(error)),
-                _ => return Err(error),
-            }
-            client::flush(producer, TICK);
-            producer.poll(Duration::ZERO);
-            message = refused;
-        }
-        waiting += 1;
-    }
-    wait(producer, waiting);
-    client::flush(producer, MOMENT);
-    Ok(())
-}
-
-/// Waits until no more than so many messages are left that are not delivered, and have not failed.
-fn wait(producer: &BaseProducer<Context>, left: usize) {
-    let started = std::time::Instant::now();
-    while producer.in_flight_count() as usize > left
-        && !producer.context().is_cut_off()
-        && started.elapsed() < TRANSACTION
-    {
-        std::thread::sleep(MOMENT);
-        producer.poll(Duration::ZERO);
-        // It may have had no time to send them.
-        if started.elapsed() > STALLED {
-            client::flush(producer, MOMENT);
-        }
-    }
-}
-
-/// Waits until everything that was sent is delivered or has failed.
-fn delivered(producer: &BaseProducer<Context>) {
-    let deadline = std::time::Instant::now() + TRANSACTION;
-    while producer.in_flight_count() > 0 && std::time::Instant::now() < deadline && !producer.context().is_cut_off() {
-        client::flush(producer, TICK);
-        producer.poll(Duration::ZERO);
-    }
-}
-
-/// Does it again for as long as librdkafka says that this is safe, and the producer has not lost all connections.
-fn retried(
-    producer: &BaseProducer<Context>,
-    mut step: impl FnMut(Duration) -> std::result::Result<(), KafkaError>,
-) -> std::result::Result<(), KafkaError> {
-    let deadline = std::time::Instant::now() + TRANSACTION;
-    loop {
-        let done = step(STEP);
-        producer.poll(Duration::ZERO);
-        match done {
-            Err(KafkaError::Transaction(error))
-                if error.is_retriable() && std::time::Instant::now() < deadline && !producer.context().is_cut_off() =>
-            {
-                producer.poll(TICK);
-            }
-            done => return done,
-        }
-    }
-}
-
-fn requires_abort(error: &KafkaError) -> bool {
-    match error {
-        KafkaError::Transaction(error) => error.txn_requires_abort(),
-        KafkaError::MessageProduction(_) => true,
-        _ => false,
-    }
-}
-
-/// Whether the error says that the task is somebody else's.
-fn is_fenced(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            Code::Fenced
-                | Code::ProducerFenced
-                | Code::InvalidProducerEpoch
-                | Code::IllegalGeneration
-                | Code::UnknownMemberId
-                | Code::FencedInstanceId
-        )
-    )
 }

@@ -3,8 +3,8 @@
 //!
 //! A stage's group subscribes to the stage's checkpoint topic and to nothing else: it has a partition for each task, so
 //! whoever is given partition `n` of it runs task `n`, and reads partition `n` of all inputs, however many partitions
-//! each of them has (`member`). What a task reads and commits is in `lease`, from where on it reads in `positions`,
-//! whether a topic is still the one it was in `anchors`; how records look on the wire, in `wire`;
+//! each of them has (`member`). What a task reads is in `lease`, from where on in `positions`, and whether a topic is
+//! still the one it was in `anchors`; how it commits, in `transaction`; how records look on the wire, in `wire`;
 //! topics and their settings, in `topics`; reading without a group, in `reader`; how clients are set up and what their
 //! errors mean, in `client`.
 //!
@@ -18,6 +18,7 @@ mod member;
 mod positions;
 mod reader;
 mod topics;
+mod transaction;
 mod wire;
 
 use std::collections::{BTreeMap, HashMap};

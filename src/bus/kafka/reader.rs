@@ -55,8 +55,9 @@ pub(super) fn read(
     let asking = shared.asking();
     let open = asking.readers.of.lock().remove(from).filter(|reader| reader.next == offset);
     let mut reader = match open {
-        // It is not said again that the end is reached, so it is gone to anew.
-        Some(mut reader) if reader.at_end => {
+        // It is not said again that the end is reached, and what was said of it may be old by now: it is gone to anew where
+        // that could be all that is heard.
+        Some(mut reader) if reader.at_end || (reader.held.is_none() && wait.is_zero()) => {
             reader.go_to(from, offset)?;
             reader
         }
