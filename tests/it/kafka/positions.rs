@@ -152,7 +152,8 @@ fn a_topic_that_is_made_anew_while_it_is_read_is_noticed_also_where_it_has_grown
     let mut worker = Running::start(&mut scratch.command(&["run", "p.toml"]));
     until("what was there is copied", || copied(&scratch, &output).len() == 10);
     make_anew(&input, 100..130);
-    worker.wait_for_log("somebody has deleted the topic and made another one under its name");
+    // By what it has read, or where it reads while the new one is short, by its checkpoint.
+    worker.wait_for_log("deleted");
     assert_eq!(worker.ended().code(), Some(1));
 
     // So is whoever runs it next, until the pipeline says that it goes on with all that is there.
