@@ -12,17 +12,21 @@ use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::anchors::Anchors;
 use super::client::{self, Context, TICK, failed};
 use super::member::Tasks;
-use super::transaction::{is_fenced, offsets, retried, transaction};
+use super::transaction::{TRANSACTION, is_fenced, offsets, retried, transaction};
 use super::{PATIENCE, Shared, positions, reader, wire};
 use crate::bus::limit::Budget;
 use crate::bus::{
     Commit, Error, Extent, Group, Lease, Limit, Message, Outgoing, Positions, Result, Resume, TopicPartition,
 };
+
+/// After that a commit is given up: librdkafka 2.12 can wait for ever for a group's coordinator that went away while it
+/// was told the positions. By then the cluster itself has long given the transaction up.
+const GIVEN_UP: Duration = TRANSACTION.saturating_add(PATIENCE);
 
 const READING: &str = "reading a task's inputs";
 const COMMITTING: &str = "committing";
@@ -269,8 +273,12 @@ impl KafkaLease {
                 inputs.lost = inputs.fill(&self.shared).err();
             }
         };
-        let (committed, ()) = tokio::join!(committing, ahead);
-        self.producer = Some(committed?);
+        let (committed, ()) = tokio::join!(timeout(GIVEN_UP, committing), ahead);
+        let no_answer = || {
+            let detail = "there was no answer in time".to_owned();
+            Error::Broker { action: COMMITTING, detail, passing: true }
+        };
+        self.producer = Some(committed.map_err(|_| no_answer())??);
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use super::wire;
 use crate::bus::{Outgoing, Positions};
 
 /// The longest that a step of a transaction may take; what is open for longer, the cluster itself gives up.
-const TRANSACTION: Duration = Duration::from_secs(60);
+pub(super) const TRANSACTION: Duration = Duration::from_secs(60);
 /// How long one call for a step waits.
 const STEP: Duration = Duration::from_secs(5);
 
