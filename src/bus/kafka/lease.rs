@@ -314,7 +314,7 @@ fn start(shared: &Shared, group: &Group, task: u32) -> Result<(Inputs, Resume)> 
 ///
 /// Nobody but the task writes there, and all that it has written is committed or aborted by now. A coordinator that finds
 /// no leader of a partition takes it for deleted, though, and tells it nothing; so does that of the only broker of a
-/// cluster, when it is stopped or was frozen. The transaction stays open there, and nobody knows any more how it ended.
+/// cluster, when it stops, starts or was frozen. The transaction stays open there, and nobody knows any more how it ended.
 fn checkpoint(shared: &Shared, at: &TopicPartition) -> Result<Option<Message>> {
     const LOOKING: &str = "looking for a checkpoint";
     let (started, first) = (Instant::now(), shared.extent(at)?.end);
