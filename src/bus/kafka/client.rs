@@ -85,7 +85,7 @@ impl Context {
         self.refused.lock().clone()
     }
 
-    fn is_refused(&self, topic: &str, code: RDKafkaErrorCode) {
+    fn take_down(&self, topic: &str, code: RDKafkaErrorCode) {
         self.refused.lock().get_or_insert_with(|| Refusal { topic: topic.to_owned(), code });
     }
 }
@@ -110,9 +110,11 @@ impl ClientContext for Context {
             let is_final = trouble.as_ref().is_some_and(|trouble| trouble.is_recent() && trouble.is_final);
             *trouble = Some(Trouble { since: Instant::now(), reason, is_final });
         }
-        if facility == "ADDPARTS" && message.ends_with("Topic authorization failed") {
-            let topic = message.split('"').nth(1).unwrap_or_default();
-            self.is_refused(topic, RDKafkaErrorCode::TopicAuthorizationFailed);
+        if facility == "ADDPARTS"
+            && message.ends_with("Topic authorization failed")
+            && let Some(topic) = message.split('"').nth(1)
+        {
+            self.take_down(topic, RDKafkaErrorCode::TopicAuthorizationFailed);
         }
     }
 
@@ -132,7 +134,7 @@ impl ProducerContext for Context {
         if let Err((error, message)) = delivered
             && let Some(code) = error.rdkafka_error_code().filter(|code| is_final(*code))
         {
-            self.is_refused(message.topic(), code);
+            self.take_down(message.topic(), code);
         }
     }
 }

@@ -415,3 +415,38 @@ impl Inputs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::Topic;
+
+    fn at(offset: u64) -> Positions {
+        Positions::from([(Topic::new("acme.shop.orders.results").partition(0), offset)])
+    }
+
+    #[test]
+    fn a_message_that_was_there_before_and_has_not_come_is_a_failure_that_passes() {
+        let mut progress = Progress::new(at(5));
+        assert!(progress.is_to_be_looked_after());
+        progress.looked(true).unwrap();
+        assert!(!progress.is_to_be_looked_after(), "not before it had time to come");
+        assert!(progress.looked(true).unwrap_err().is_passing());
+    }
+
+    #[test]
+    fn a_message_that_has_come_is_not_awaited_any_more() {
+        let mut progress = Progress::new(at(5));
+        progress.looked(true).unwrap();
+        progress.came_to(at(6));
+        assert!(progress.is_to_be_looked_after());
+        progress.looked(true).unwrap();
+        progress.looked(false).unwrap();
+        progress.looked(true).unwrap();
+    }
+
+    #[test]
+    fn a_task_without_inputs_looks_after_nothing() {
+        assert!(!Progress::new(Positions::new()).is_to_be_looked_after());
+    }
+}
