@@ -1,4 +1,6 @@
-//! What queries mean, and what is said about those that mean nothing.
+//! What queries mean; what is said about those that mean nothing is in `refused`.
+
+mod refused;
 
 use std::sync::Arc;
 
@@ -55,12 +57,6 @@ fn rows(output: &Output) -> Vec<String> {
     let lines: Vec<&str> = table.lines().collect();
     let cells = |line: &&str| line.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>().join(",");
     lines[3..lines.len() - 1].iter().map(cells).collect()
-}
-
-fn faults(sql: &str) -> Vec<(String, Option<String>)> {
-    let faults = plan(sql).unwrap_err();
-    let text = |fault: &Fault| fault.span.clone().map(|span| sql[span].to_owned());
-    faults.iter().map(|fault| (fault.message.clone(), text(fault))).collect()
 }
 
 fn rejected(row: usize, class: Class, message: &str) -> Reject {
@@ -130,14 +126,6 @@ fn a_row_that_a_condition_leaves_out_is_not_evaluated_any_further() {
     assert_eq!(output.rejects.iter().map(|reject| reject.row).collect::<Vec<_>>(), [2, 3]);
     let output = run("SELECT CAST(name AS int) AS n FROM orders WHERE name <> 'x'");
     assert_eq!((output.origin.as_slice(), output.rejects.len()), ([0, 2].as_slice(), 0));
-}
-
-#[test]
-fn a_cast_of_a_constant_that_always_fails_is_a_fault() {
-    assert_eq!(
-        faults("SELECT CAST('x' AS int) AS n FROM orders")[0].0,
-        "Cannot cast string 'x' to value of Int32 type"
-    );
 }
 
 #[test]
@@ -231,122 +219,6 @@ fn functions_over_one_row_are_there() {
 }
 
 #[test]
-fn what_needs_state_is_refused_at_its_place() {
-    for (sql, what, place) in [
-        ("SELECT qty FROM orders GROUP BY qty", "GROUP BY", "GROUP BY qty"),
-        ("SELECT count(*) FROM orders", "the aggregate count", "count"),
-        ("SELECT DISTINCT qty FROM orders", "DISTINCT", "DISTINCT"),
-        ("SELECT row_number() OVER () FROM orders", "the window function row_number", "row_number"),
-        ("SELECT sum(qty) OVER (ORDER BY id) FROM orders", "the window function sum", "sum"),
-        ("SELECT id FROM orders ORDER BY id", "ORDER BY", "ORDER BY id"),
-        ("SELECT id FROM orders LIMIT 3", "LIMIT", "LIMIT 3"),
-        ("SELECT a.id FROM orders a JOIN orders b ON a.id = b.id", "a join", "JOIN orders b"),
-        ("SELECT a.id FROM orders a, orders b", "a join", "orders b"),
-        ("SELECT id FROM orders EXCEPT SELECT id FROM orders", "EXCEPT", "EXCEPT"),
-        (
-            "SELECT id FROM orders WHERE id IN (SELECT id FROM orders)",
-            "a subquery in an expression",
-            "SELECT id FROM orders",
-        ),
-        ("SELECT * FROM generate_series(1, 2)", "the table function generate_series", "generate_series"),
-        ("SELECT * FROM (SELECT max(id) AS id FROM orders)", "the aggregate max", "max"),
-    ] {
-        let found = faults(sql);
-        assert_eq!(found.len(), 1, "{sql}: {found:?}");
-        assert!(found[0].0.starts_with(&format!("{what} needs state")), "{sql}: {found:?}");
-        assert_eq!(found[0].1.as_deref(), Some(place), "{sql}");
-    }
-    let union = faults("SELECT id FROM orders UNION SELECT id FROM orders");
-    assert!(union[0].0.starts_with("UNION, which leaves out rows that occurred before, needs state"));
-    let recursive = faults("WITH RECURSIVE t AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM t) SELECT * FROM t");
-    assert!(recursive.iter().any(|(message, _)| message.starts_with("a recursive query needs state")), "{recursive:?}");
-    let unnest = faults("SELECT * FROM orders, unnest(orders.tags)");
-    assert!(unnest.iter().any(|(message, _)| message.starts_with("UNNEST in FROM")), "{unnest:?}");
-}
-
-#[test]
-fn what_is_not_deterministic_is_refused() {
-    for (call, name) in [
-        ("now()", "now"),
-        ("uuid()", "uuid"),
-        ("current_date", "current_date"),
-        ("current_timestamp", "current_timestamp"),
-    ] {
-        let found = faults(&format!("SELECT {call} AS t FROM orders"));
-        assert_eq!(found.len(), 1, "{found:?}");
-        assert!(found[0].0.starts_with(&format!("{name}() is not deterministic")), "{found:?}");
-        assert_eq!(found[0].1.as_deref(), Some(name));
-    }
-}
-
-#[test]
-fn every_fault_is_told_with_its_place_and_the_nearest_name() {
-    let sql = "SELECT idd, uper(name) AS n,\n  prise FROM orders";
-    let found = plan(sql).unwrap_err();
-    let told: Vec<_> =
-        found.iter().map(|f| (f.message.as_str(), &sql[f.span.clone().unwrap()], f.help.as_deref())).collect();
-    assert_eq!(
-        told,
-        [
-            ("there is no column `idd`", "idd", Some("did you mean `id`?")),
-            ("there is no function `uper`", "uper", Some("did you mean `upper`?")),
-            ("there is no column `prise`", "prise", Some("did you mean `price`?")),
-        ]
-    );
-}
-
-#[test]
-fn an_unknown_input_is_told_with_the_names_there_are() {
-    let fault = plan("SELECT * FROM oders").unwrap_err().remove(0);
-    assert_eq!(fault.message, "there is no input `oders`");
-    assert_eq!((fault.span, fault.help.as_deref()), (Some(14..19), Some("did you mean `orders`?")));
-    let fault = plan("SELECT * FROM nothing_like_it").unwrap_err().remove(0);
-    assert_eq!(fault.help.as_deref(), Some("there are `\"late-orders\"`, `orders`"));
-}
-
-#[test]
-fn broken_syntax_is_told_with_its_place() {
-    let sql = "SELECT é, id\nFROM orders WHERE ,";
-    let fault = plan(sql).unwrap_err().remove(0);
-    assert_eq!(&sql[fault.span.unwrap()], ",");
-    assert!(fault.message.starts_with("expected an expression, found: ,"), "{}", fault.message);
-    let fault = plan("SELECT id FROM").unwrap_err().remove(0);
-    assert!(fault.message.contains("found the end"), "{}", fault.message);
-    let fault = plan("SELECT id FROM late-orders").unwrap_err().remove(0);
-    assert_eq!(fault.help.as_deref(), Some("write \"late-orders\" in double quotes"));
-    assert!(plan("SELECT 'open FROM orders").unwrap_err()[0].message.starts_with("Unterminated string literal"));
-    assert_eq!(plan(&format!("SELECT {}1{} FROM orders", "(".repeat(9999), ")".repeat(9999))).unwrap_err().len(), 1);
-}
-
-#[test]
-fn only_one_query_is_a_query() {
-    for (sql, message) in [
-        ("", "there is no query"),
-        ("SELECT id FROM orders; SELECT 1", "there is more than one query"),
-        ("DROP TABLE orders", "this is not a query"),
-        ("INSERT INTO orders SELECT * FROM orders", "this is not a query"),
-        ("EXPLAIN SELECT id FROM orders", "this is not a query"),
-        ("SET a = 1", "this is not a query"),
-        ("SELECT 1 AS one", "a part of the query reads none of the stage's inputs"),
-        ("VALUES (1)", "a part of the query reads none of the stage's inputs"),
-        ("SELECT id, qty AS id FROM orders", "two result columns are named `id`"),
-        ("SELECT name -> 'a' AS a FROM orders", "the type of result column `a` differs from row to row"),
-        ("SELECT $1 AS a FROM orders", "`$1` stands for a value that nobody gives"),
-    ] {
-        assert_eq!(faults(sql)[0].0, message, "{sql}");
-    }
-}
-
-#[test]
-fn wrong_types_are_told_without_the_planners_own_words() {
-    let found = plan("SELECT upper(tags) AS t, id + name AS u FROM orders").unwrap_err();
-    for fault in &found {
-        assert!(!fault.message.contains("Error") && !fault.message.contains("error:"), "{}", fault.message);
-        assert!(!fault.message.contains('\n'));
-    }
-}
-
-#[test]
 fn sql_types_become_arrow_types() {
     let engine = Engine::new();
     let ns = DataType::Timestamp(TimeUnit::Nanosecond, None);
@@ -384,95 +256,6 @@ fn sql_types_become_arrow_types() {
 }
 
 #[test]
-fn a_type_that_does_not_exist_is_told_with_the_nearest() {
-    let engine = Engine::new();
-    let fault = engine.data_type(" tekst not null").unwrap_err();
-    assert_eq!(fault.message, "there is no type `tekst`");
-    assert_eq!((fault.span, fault.help.as_deref()), (Some(1..6), Some("did you mean `text`?")));
-    let fault = engine.data_type("text not nul").unwrap_err();
-    assert_eq!(fault.span, Some(5..8));
-    assert!(engine.data_type("").is_err());
-    assert!(engine.data_type("decimal(99, 2)").is_err());
-}
-
-#[test]
-fn a_length_that_nothing_would_enforce_is_refused() {
-    let engine = Engine::new();
-    for (text, told) in [
-        ("varchar(3)", "varchar(3)"),
-        ("CHAR(3) not null", "char(3)"),
-        ("character varying(3)", "character varying(3)"),
-        ("varchar(3)[]", "varchar(3)"),
-        ("struct<a varchar(3)>", "varchar(3)"),
-        ("string(3)", "string(3)"),
-        ("float(53)", "float(53)"),
-        ("int(3)", "int(3)"),
-    ] {
-        assert_eq!(engine.data_type(text).unwrap_err().message, format!("the length in `{told}` is not enforced"));
-    }
-    assert!(engine.data_type("varchar(3)").unwrap_err().help.unwrap().starts_with("write `text`, which has no limit"));
-    for sql in ["SELECT CAST(name AS varchar(3)) AS n FROM orders", "SELECT name::char(3) AS n FROM orders"] {
-        let found = faults(sql);
-        assert!(found.len() == 1 && found[0].0.ends_with("(3)` is not enforced"), "{found:?}");
-    }
-}
-
-#[test]
-fn a_clause_that_would_be_passed_over_is_refused_at_its_place() {
-    for (sql, what, place) in [
-        ("SELECT id FROM orders PREWHERE id > 1", "PREWHERE", Some("PREWHERE")),
-        ("SELECT id FROM orders TABLESAMPLE (10 PERCENT)", "TABLESAMPLE", Some("TABLESAMPLE")),
-        ("SELECT id FROM (SELECT id FROM orders) AS t TABLESAMPLE (10 PERCENT)", "TABLESAMPLE", Some("TABLESAMPLE")),
-        ("SELECT id FROM orders CONNECT BY PRIOR id = qty", "CONNECT BY", Some("CONNECT")),
-        ("SELECT id FROM orders START WITH id = 1 CONNECT BY PRIOR id = qty", "START WITH", Some("START")),
-        ("SELECT upper(name) FILTER (WHERE id > 1) AS n FROM orders", "FILTER", Some("FILTER")),
-        ("SELECT upper(DISTINCT name) AS n FROM orders", "DISTINCT or ALL before an argument", None),
-        ("SELECT upper(ALL name) AS n FROM orders", "DISTINCT or ALL before an argument", None),
-        ("SELECT upper(name ORDER BY id) AS n FROM orders", "ORDER BY among arguments", Some("ORDER")),
-        ("SELECT upper(name) WITHIN GROUP (ORDER BY id) AS n FROM orders", "WITHIN GROUP", Some("WITHIN")),
-        ("SELECT upper(name IGNORE NULLS) AS n FROM orders", "IGNORE NULLS", Some("IGNORE")),
-        ("SELECT unnest(tags) FILTER (WHERE id > 1) AS n FROM orders", "FILTER", Some("FILTER")),
-        ("SELECT id FROM orders PARTITION (p0)", "PARTITION on an input", Some("PARTITION")),
-        ("SELECT id FROM orders SETTINGS max_threads = 1", "SETTINGS", Some("SETTINGS")),
-        ("SELECT id FROM orders FORMAT JSON", "FORMAT", Some("FORMAT")),
-        ("SELECT id FROM orders WITH (NOLOCK)", "a WITH hint on an input", Some("WITH")),
-        ("SELECT id FROM orders FOR UPDATE", "FOR UPDATE or FOR SHARE", Some("FOR")),
-        ("SELECT id FROM orders FOR JSON AUTO", "FOR JSON", Some("FOR")),
-        ("SELECT id FROM orders |> WHERE id > 1", "a pipe operator", Some("|>")),
-        ("SELECT id INTO other FROM orders", "INTO", Some("INTO")),
-        ("SELECT TOP 3 id FROM orders", "TOP", Some("TOP")),
-        ("SELECT id FROM orders SORT BY id", "SORT BY", Some("SORT")),
-        ("SELECT id FROM orders CLUSTER BY id", "CLUSTER BY", Some("CLUSTER")),
-        ("SELECT id FROM orders DISTRIBUTE BY id", "DISTRIBUTE BY", Some("DISTRIBUTE")),
-        ("SELECT id FROM orders LATERAL VIEW explode(tags) t AS tag", "LATERAL VIEW", Some("LATERAL")),
-        ("SELECT id FROM orders WINDOW w AS (PARTITION BY id)", "WINDOW", Some("WINDOW")),
-        ("FROM orders", "a query without a select list", Some("FROM")),
-        ("SELECT FROM orders", "a query without a select list", Some("FROM")),
-        ("SELECT t.id FROM (SELECT id FROM orders PREWHERE id > 1) AS t", "PREWHERE", Some("PREWHERE")),
-    ] {
-        let found = faults(sql);
-        let told = (format!("{what} is not supported"), place.map(str::to_owned));
-        assert!(found.contains(&told), "{sql}: {found:?}");
-    }
-    assert!(plan("SELECT id FROM orders QUALIFY id > 1").is_err());
-    assert!(plan("SELECT id FROM orders FOR SYSTEM_TIME AS OF '2024-01-01'").is_err());
-}
-
-#[test]
-fn what_only_looks_like_such_a_clause_is_a_query() {
-    for sql in [
-        "FROM orders SELECT id",
-        "SELECT ALL id FROM orders",
-        "SELECT /*+ fast */ id FROM orders",
-        "SELECT n FROM (SELECT id FROM orders) AS t (n)",
-        "SELECT * EXCLUDE (tags) FROM orders",
-        "SELECT (id) FROM (orders)",
-    ] {
-        assert!(plan(sql).is_ok(), "{sql}: {:?}", plan(sql));
-    }
-}
-
-#[test]
 fn a_function_that_panics_on_a_row_rejects_the_row_and_no_other() {
     use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
     let mut engine = Engine::new();
@@ -504,33 +287,6 @@ fn a_contract_orders_and_casts_columns_and_rejects_what_breaks_it() {
     let message = "column `n`: Can't cast value 9223372036854775807 to type Int32";
     let null = "column `qty` must not be null";
     assert_eq!(output.rejects, [rejected(1, Class::Contract, null), rejected(2, Class::Contract, message)]);
-}
-
-#[test]
-fn a_contract_that_the_query_cannot_keep_is_a_fault() {
-    let contract: SchemaRef = Arc::new(Schema::new(vec![
-        Field::new("ident", DataType::Int64, false),
-        Field::new("price", DataType::Int64, true),
-        Field::new("tags", DataType::Date32, true),
-    ]));
-    let query = plan("SELECT id AS idend, price, tags FROM orders").unwrap();
-    let faults = query.under_contract(&contract).unwrap_err();
-    let told: Vec<_> = faults.iter().map(|fault| (fault.message.as_str(), fault.help.as_deref().unwrap())).collect();
-    assert_eq!(
-        told,
-        [
-            ("the schema has a column `ident` that the query does not yield", "the query yields `idend`"),
-            (
-                "column `price` is double in the query and bigint in the schema",
-                "a part of the value would be lost unseen; if it may be, write CAST(… AS bigint)"
-            ),
-            ("column `tags` is int[] in the query and date in the schema", "they cannot be cast; change one of them"),
-            (
-                "the query yields a column `idend` that the schema does not have",
-                "add it to the schema, or leave it out of the query"
-            ),
-        ]
-    );
 }
 
 #[test]
@@ -607,53 +363,4 @@ proptest! {
         prop_assert!(whole.origin.is_sorted());
         prop_assert!(whole.rejects.iter().all(|reject| !whole.origin.contains(&(reject.row as u32))));
     }
-}
-
-#[test]
-fn what_is_nested_as_deep_as_may_be_can_be_run_and_what_is_nested_deeper_is_refused() {
-    // The item, what comes before the next one, and by how much each of them makes it deeper.
-    for (item, operator) in [
-        ("id", " + "),
-        ("price", " * "),
-        ("name", " || "),
-        ("id = 1", " OR "),
-        ("(id = 1)", " = "),
-        ("CASE WHEN id > 1 THEN 1 END", " + "),
-        ("price * price", " + "),
-        ("tags", " || "),
-    ] {
-        let chain = |times: usize| format!("SELECT {} AS x FROM orders", vec![item; times].join(operator));
-        let most = (1..=300).rev().find(|times| plan_depth(&chain(*times)).is_none()).unwrap();
-        assert!(most > 120, "{most} of {item}{operator}");
-        run(&chain(most));
-        let (message, place) = faults(&chain(most + 1)).remove(0);
-        assert!(message.contains("more than 250 expressions"), "{message}");
-        assert!(place.is_some());
-    }
-}
-
-fn plan_depth(sql: &str) -> Option<Fault> {
-    super::parse::query(sql, &[]).err()
-}
-
-#[test]
-fn what_is_nested_without_end_is_refused_and_does_no_harm() {
-    let many = |item: &str, operator: &str| vec![item; 20_000].join(operator);
-    for sql in [
-        format!("SELECT {} AS x FROM orders", many("id", "+")),
-        format!("SELECT id FROM orders WHERE {}", many("id", "=")),
-        format!("SELECT id{} AS x FROM orders", " IS NULL".repeat(20_000)),
-        format!("SELECT id{} AS x FROM orders", " IN (1)".repeat(10_000)),
-        format!("SELECT id{} AS x FROM orders", "::int".repeat(20_000)),
-        format!("SELECT {} AS x FROM orders", many("[1, 2]", "||")),
-        format!("SELECT {} AS x FROM orders", many("CASE WHEN true THEN 1 END", "+")),
-        many("SELECT id FROM orders", " EXCEPT "),
-        many("SELECT id FROM orders", " UNION ALL "),
-        format!("SELECT id FROM orders WHERE id IN ({})", many("1", ",").repeat(5)),
-    ] {
-        let message = faults(&sql).remove(0).0;
-        assert!(message.contains("more than") || message.contains("nested too deeply"), "{message} for {sql:.80}");
-    }
-    let list = format!("SELECT id FROM orders WHERE id IN ({})", many("7", ","));
-    assert!(plan(&list).is_ok());
 }
