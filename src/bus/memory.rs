@@ -126,7 +126,7 @@ impl State {
     fn read(&self, from: &TopicPartition, offset: u64, budget: &mut Budget) -> Result<Vec<Message>> {
         let partition = self.partition(from)?;
         let extent = partition.extent();
-        if !(extent.start..=extent.end).contains(&offset) {
+        if !extent.has_position(offset) {
             return Err(Error::OutOfRange { partition: from.clone(), offset, extent });
         }
         let records = partition.records.iter().skip((offset - extent.start) as usize);

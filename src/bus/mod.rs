@@ -134,6 +134,11 @@ pub struct Limit {
     pub bytes: usize,
 }
 
+impl Limit {
+    /// The first message, and no other.
+    pub const ONE: Self = Self { rows: 1, bytes: 0 };
+}
+
 /// The part of a partition's history that is still there: offsets from `start` up to, but without, `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Extent {
@@ -141,6 +146,13 @@ pub struct Extent {
     pub start: u64,
     /// The offset that the next committed message gets.
     pub end: u64,
+}
+
+impl Extent {
+    /// Whether a reader can go on from that offset: that of a message which is there, or of the next one.
+    pub fn has_position(&self, offset: u64) -> bool {
+        (self.start..=self.end).contains(&offset)
+    }
 }
 
 /// A stage's consumer group.
@@ -215,7 +227,7 @@ pub trait Log: Send + Sync {
         let extents = self.extents(&of.topic).await?;
         let extent = extents.get(of.partition as usize).ok_or_else(|| Error::UnknownPartition(of.clone()))?;
         let Some(last) = extent.end.checked_sub(1).filter(|last| *last >= extent.start) else { return Ok(None) };
-        Ok(self.read(of, last, Limit { rows: 1, bytes: 0 }, Duration::ZERO).await?.pop())
+        Ok(self.read(of, last, Limit::ONE, Duration::ZERO).await?.pop())
     }
 
     /// Rows in the messages of a partition from `offset` up to its end, as their publishers counted them; those that

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bus::{Gap, Positions, Topic, TopicPartition};
 use crate::connector::Position;
-use crate::fidelity::Counts;
+use crate::fidelity::{Counts, is_zero};
 
 /// The version of the shape below. A checkpoint of another version is refused.
 const VERSION: u32 = 2;
@@ -114,10 +114,6 @@ impl fmt::Display for Shape {
             from => write!(f, "{} from {}", self.kind, from.join(", ")),
         }
     }
-}
-
-fn is_zero(rows: &u64) -> bool {
-    *rows == 0
 }
 
 #[derive(Deserialize)]

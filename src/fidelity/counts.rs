@@ -25,7 +25,8 @@ pub struct Counts {
     pub foreign: u64,
 }
 
-fn is_zero(rows: &u64) -> bool {
+/// Whether a number is left out of what is written.
+pub(crate) fn is_zero(rows: &u64) -> bool {
     *rows == 0
 }
 

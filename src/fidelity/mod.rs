@@ -5,3 +5,4 @@ mod counts;
 
 pub use account::{Account, Error, accounts};
 pub use counts::Counts;
+pub(crate) use counts::is_zero;

@@ -46,9 +46,7 @@ impl Polled {
             Polled::Idle | Polled::Finished => 0,
         }
     }
-}
 
-impl Polled {
     /// Whether it is so much that there is likely to be more.
     pub fn is_full(&self) -> bool {
         let bytes = match self {
@@ -286,11 +284,8 @@ impl TopicInlet {
             let input = self.inputs.get_mut(number).ok_or_else(unknown)?;
             if !input.owner.published(&message.record) {
                 arrived.foreign += u64::from(message.record.rows);
-                arrived.dead_letters.push(dead_message(
-                    &self.stage,
-                    &message,
-                    input.owner.refuse(&self.stage, &message),
-                ));
+                let reject = input.owner.refuse(&self.stage, &message);
+                arrived.dead_letters.push(dead_message(&self.stage, &message, reject));
                 continue;
             }
             let (batch, origins) = match &mut input.decoder {

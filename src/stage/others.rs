@@ -18,9 +18,6 @@ use crate::topology::Stage;
 
 /// How long a poll of a topic that is not followed waits before it looks whether that was all.
 const SHORT_WAIT: Duration = Duration::from_millis(50);
-/// One message.
-const ONE: Limit = Limit { rows: 1, bytes: 0 };
-
 /// Rows from a topic of others.
 pub(super) struct OthersInlet {
     stage: Arc<str>,
@@ -81,7 +78,7 @@ impl OthersInlet {
 
     /// Whether nothing but what is no message is left of what was there.
     async fn was_all(&self) -> Result<bool, TaskError> {
-        let left = self.bus.read(&self.partition, self.next, ONE, Duration::ZERO).await?;
+        let left = self.bus.read(&self.partition, self.next, Limit::ONE, Duration::ZERO).await?;
         Ok(left.first().is_none_or(|message| message.offset >= self.end))
     }
 

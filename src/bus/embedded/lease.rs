@@ -14,9 +14,6 @@ use super::shared::Shared;
 use crate::bus::limit::Budget;
 use crate::bus::{Commit, Error, Group, Lease, Limit, Message, Outgoing, Positions, Result, Resume, TopicPartition};
 
-/// One message.
-const ONE: Limit = Limit { rows: 1, bytes: 0 };
-
 /// The lease of one task.
 pub(super) struct EmbeddedLease {
     shared: Arc<Shared>,
@@ -120,7 +117,7 @@ impl Lease for EmbeddedLease {
         let checkpoints = self.group.checkpoint.partition(self.task);
         let end = self.shared.view.state().partition(&checkpoints)?.extent.end;
         let checkpoint = match end.checked_sub(1) {
-            Some(last) => self.shared.view.read(&checkpoints, last, Budget::new(ONE)).await?.0.pop(),
+            Some(last) => self.shared.view.read(&checkpoints, last, Budget::new(Limit::ONE)).await?.0.pop(),
             None => None,
         };
         let checkpoint = checkpoint.and_then(|message| message.record.value);

@@ -155,7 +155,7 @@ impl View {
         let state = self.state();
         let partition = state.partition(from)?;
         let extent = partition.extent;
-        if !(extent.start..=extent.end).contains(&offset) {
+        if !extent.has_position(offset) {
             return Err(Error::OutOfRange { partition: from.clone(), offset, extent });
         }
         if offset == extent.end || budget.is_spent() {

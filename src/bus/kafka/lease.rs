@@ -28,7 +28,7 @@ use crate::bus::{
 /// was told the positions. By then the cluster itself has long given the transaction up.
 const GIVEN_UP: Duration = TRANSACTION.saturating_add(PATIENCE);
 
-const READING: &str = "reading a task's inputs";
+pub(super) const READING: &str = "reading a task's inputs";
 const COMMITTING: &str = "committing";
 
 /// The right to run a task.
@@ -344,14 +344,13 @@ fn settled(shared: &Shared, mut positions: Positions) -> Result<(Positions, bool
     let mut awaited = false;
     for (partition, position) in &mut positions {
         let Extent { start, end } = shared.extent(partition)?;
-        let limit = Limit { rows: 1, bytes: 0 };
         // What is gone is for a poll to find out.
         if !(start..end).contains(position) {
             continue;
         }
-        match reader::read(shared, partition, *position, limit, Duration::ZERO)?.is_empty() {
-            true => *position = end,
-            false => awaited = true,
+        match reader::has_more(shared, partition, *position)? {
+            true => awaited = true,
+            false => *position = end,
         }
     }
     Ok((positions, awaited))
@@ -398,7 +397,7 @@ impl Inputs {
                     let at = position.find_partition(partition.topic.as_str(), partition.partition as i32);
                     if let Some(Offset::Offset(offset)) = at.map(|element| element.offset())
                         && let offset = offset.max(0) as u64
-                        && !positions::is_there(offset, extent)
+                        && !extent.has_position(offset)
                     {
                         return Err(positions::overtaken(shared, &self.group, partition, offset, extent));
                     }

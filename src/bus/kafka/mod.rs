@@ -310,8 +310,7 @@ fn is_drained(shared: &Shared, group: &Group) -> Result<bool> {
             if shared.uncommitted_end(&partition)? != end {
                 return Ok(false);
             }
-            let limit = Limit { rows: 1, bytes: 0 };
-            if !reader::read(shared, &partition, position, limit, Duration::ZERO)?.is_empty() {
+            if reader::has_more(shared, &partition, position)? {
                 return Ok(false);
             }
         }

@@ -6,6 +6,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::consumer::BaseConsumer;
 
 use super::client::{self, Context};
+use super::lease::READING;
 use super::{PATIENCE, Shared};
 use crate::bus::{Error, Extent, Gap, Group, Positions, Result, TopicPartition};
 use crate::config::OnDataLoss;
@@ -33,7 +34,7 @@ pub(super) fn of_task(shared: &Shared, asker: &BaseConsumer<Context>, group: &Gr
     for (partition, committed) in client::committed(asker, wanted, PATIENCE)? {
         let extent = shared.extent(&partition)?;
         let offset = match committed {
-            Some(offset) if is_there(offset, extent) => offset,
+            Some(offset) if extent.has_position(offset) => offset,
             Some(offset) => {
                 let missing = missing(&group.name, &partition, offset, extent);
                 if shared.clients.spec.on_data_loss == OnDataLoss::Stop {
@@ -70,14 +71,8 @@ pub(super) fn anew(shared: &Shared, group: &Arc<str>, partition: &TopicPartition
 fn to_get_over(shared: &Shared, error: Error) -> Error {
     match shared.clients.spec.on_data_loss {
         OnDataLoss::Stop => error,
-        OnDataLoss::Earliest => {
-            Error::Broker { action: "reading a task's inputs", detail: error.to_string(), passing: true }
-        }
+        OnDataLoss::Earliest => Error::Broker { action: READING, detail: error.to_string(), passing: true },
     }
-}
-
-pub(super) fn is_there(offset: u64, extent: Extent) -> bool {
-    (extent.start..=extent.end).contains(&offset)
 }
 
 fn missing(group: &Arc<str>, partition: &TopicPartition, offset: u64, extent: Extent) -> Error {

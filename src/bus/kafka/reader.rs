@@ -46,7 +46,7 @@ pub(super) fn read(
     wait: Duration,
 ) -> Result<Vec<Message>> {
     let extent = shared.extent(from)?;
-    if !(extent.start..=extent.end).contains(&offset) {
+    if !extent.has_position(offset) {
         return Err(Error::OutOfRange { partition: from.clone(), offset, extent });
     }
     if offset == extent.end && wait.is_zero() {
@@ -72,9 +72,13 @@ pub(super) fn read(
     Ok(messages)
 }
 
+/// Whether there is a message at that offset or behind it. Blocks.
+pub(super) fn has_more(shared: &Shared, from: &TopicPartition, offset: u64) -> Result<bool> {
+    Ok(!read(shared, from, offset, Limit::ONE, Duration::ZERO)?.is_empty())
+}
+
 /// The message at that offset, if there is one. Blocks.
 pub(super) fn at(shared: &Shared, of: &TopicPartition, offset: u64) -> Result<Option<Message>> {
-    const ONE: Limit = Limit { rows: 1, bytes: 0 };
     let asking = shared.asking();
     let mut looking = asking.readers.looking.lock();
     let mut reader = match looking.take() {
@@ -84,7 +88,7 @@ pub(super) fn at(shared: &Shared, of: &TopicPartition, offset: u64) -> Result<Op
         }
         None => Reader::open(shared, of, offset)?,
     };
-    let found = match reader.read(shared, of, ONE, Duration::ZERO) {
+    let found = match reader.read(shared, of, Limit::ONE, Duration::ZERO) {
         // Retention has gone on meanwhile.
         Err(Error::OutOfRange { .. }) => Vec::new(),
         found => found?,

@@ -69,8 +69,7 @@ fn send(producer: &BaseProducer<Context>, outgoing: &[Outgoing]) -> Result<()> {
         let size = outgoing.record.size_bytes() + MESSAGE_BYTES;
         let before = bytes.get(&outgoing.to.partition).copied().unwrap_or(0);
         if before > 0 && before + size > client::BATCH_BYTES {
-            wait(producer, waiting);
-            client::flush(producer, MOMENT);
+            let_go(producer, waiting);
             waiting = 0;
             bytes.clear();
         }
@@ -89,15 +88,14 @@ fn send(producer: &BaseProducer<Context>, outgoing: &[Outgoing]) -> Result<()> {
         }
         waiting += 1;
     }
-    wait(producer, waiting);
-    client::flush(producer, MOMENT);
+    let_go(producer, waiting);
     Ok(())
 }
 
-/// Waits until no more than so many messages are left that are not delivered, and have not failed.
-fn wait(producer: &BaseProducer<Context>, left: usize) {
+/// Lets the messages go that wait, of which there are so many, once all before them are delivered or have failed.
+fn let_go(producer: &BaseProducer<Context>, waiting: usize) {
     let started = Instant::now();
-    while producer.in_flight_count() as usize > left
+    while producer.in_flight_count() as usize > waiting
         && !producer.context().is_cut_off()
         && started.elapsed() < TRANSACTION
     {
@@ -108,6 +106,7 @@ fn wait(producer: &BaseProducer<Context>, left: usize) {
             client::flush(producer, MOMENT);
         }
     }
+    client::flush(producer, MOMENT);
 }
 
 /// Waits until everything that was sent is delivered or has failed.

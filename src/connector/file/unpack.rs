@@ -77,7 +77,7 @@ pub fn header(file: &Seen, format: LineFormat, max_row_bytes: usize) -> Result<O
     loop {
         let (read, fault) = fill(reader.as_mut(), &mut chunk);
         framer.push(chunk.get(..read).unwrap_or_default());
-        framer.search(Limit { rows: 1, bytes: 0 });
+        framer.search(Limit::ONE);
         match fault {
             _ if framer.header().is_some() => return Ok(framer.header().cloned()),
             Some(error) if is_of_the_system(&error) => return Err(Error::io("read", &file.path)(error)),
