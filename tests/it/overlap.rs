@@ -9,8 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fidelio::bus::memory::Memory;
 use fidelio::bus::{
-    Bus, Change, Channel, Commit, Error, Extent, Group, Lease, Limit, Log, Member, Message, Record, Result, Resume,
-    Topic, TopicPartition, TopicSpec,
+    Bus, Change, Commit, Error, Extent, Group, Lease, Limit, Log, Member, Message, Result, Resume, Topic,
+    TopicPartition, TopicSpec,
 };
 use fidelio::config::Draft;
 use fidelio::sql::Engine;
@@ -18,7 +18,7 @@ use fidelio::stage::{Options, Summary, Worker};
 use fidelio::topology::Topology;
 use tokio::sync::Mutex;
 
-use crate::support::Scratch;
+use crate::support::{Scratch, orders, records};
 
 const PIPELINE: &str = r#"
 [pipeline]
@@ -187,38 +187,17 @@ async fn run(scratch: &Scratch, bus: Arc<dyn Bus>) -> Summary {
     let topology = Arc::new(topology);
     let mut summary = None;
     for stage in &topology.stages {
-        let options = Options { stages: vec![stage.name.to_string()], ..Options::default() };
+        let (stages, dir) = (vec![stage.name.to_string()], scratch.path(""));
+        let options = Options { stages, dir, ..Options::default() };
         let worker = Worker::start(bus.clone(), topology.clone(), Arc::default(), options).await.unwrap();
         summary = Some(worker.finished().await.unwrap());
     }
     summary.unwrap()
 }
 
-/// What is in each partition but for times and checkpoints, of which there is one a commit.
-async fn records(bus: &dyn Bus) -> BTreeMap<TopicPartition, Vec<Record>> {
-    let mut found = BTreeMap::new();
-    for topic in bus.topics().await.unwrap() {
-        if topic.as_str().ends_with(Channel::Checkpoint.suffix()) {
-            continue;
-        }
-        for (number, extent) in (0..).zip(bus.extents(&topic).await.unwrap()) {
-            let (at, limit) = (topic.partition(number), Limit { rows: usize::MAX, bytes: usize::MAX });
-            let messages = bus.read(&at, extent.start, limit, Duration::ZERO).await.unwrap();
-            assert_eq!(messages.len() as u64, extent.end - extent.start, "{at}");
-            let plain = |message: Message| Record { arrived: 0, batch: None, ..message.record };
-            found.insert(at, messages.into_iter().map(plain).collect());
-        }
-    }
-    found
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_fails_while_the_next_step_is_prepared_doubles_and_loses_nothing() {
-    let order = |id: u32| match id % 89 {
-        7 => format!("{{\"id\":{id},\"customer\":\"c{}\",\"amount\":\"much\"}}\n", id % 50),
-        _ => format!("{{\"id\":{id},\"customer\":\"c{}\",\"amount\":\"{}\"}}\n", id % 50, id % 1000),
-    };
-    let input: String = (0..300_000).map(order).collect();
+    let input = orders(300_000);
     let (undisturbed, disturbed) = (Scratch::with(PIPELINE), Scratch::with(PIPELINE));
     undisturbed.write("in.ndjson", &input);
     disturbed.write("in.ndjson", &input);

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use serde_json::json;
 
-use crate::support::{Running, Scratch, Summary, get, text, until};
+use crate::support::{Running, Scratch, Summary, get, is_ready, text, until};
 
 const CHAIN: &str = r#"
 [pipeline]
@@ -255,10 +255,9 @@ fn a_running_worker_is_seen_over_http_and_beside_it() {
     scratch.write("in.ndjson", numbers(0, 100) + "not a number\n");
     let mut command = scratch.command(&["run", "p.toml", "--http", "127.0.0.1:0"]);
     let mut run = Running::start(command.env("FIDELIO_LOG", "info"));
-    let line = run.wait_for_log("/metrics");
-    let address = line.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    let address = run.http_address();
 
-    until("it is ready", || get(&address, "/readyz").starts_with("HTTP/1.1 200"));
+    until("it is ready", || is_ready(&address));
     assert!(get(&address, "/healthz").starts_with("HTTP/1.1 200"));
     let rows_out = r#"fidelio_rows_out_total{pipeline="acme.run",stage="out",task="0"} 50"#;
     until("all rows are counted", || get(&address, "/metrics").contains(rows_out));

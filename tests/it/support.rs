@@ -88,26 +88,28 @@ impl Scratch {
     /// Everything in the data directory that is not about time, by partition. Checkpoints are left out: how many there
     /// were depends on when tasks polled.
     pub fn topics(&self) -> BTreeMap<TopicPartition, Vec<Record>> {
-        const READ: Limit = Limit { rows: 1 << 20, bytes: 64 << 20 };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let log = Reader::open(self.path("data")).unwrap();
-            let mut records: BTreeMap<TopicPartition, Vec<Record>> = BTreeMap::new();
-            let topics = log.topics().await.unwrap();
-            for topic in topics.iter().filter(|topic| !topic.as_str().ends_with(Channel::Checkpoint.suffix())) {
-                for (number, extent) in (0..).zip(log.extents(topic).await.unwrap()) {
-                    let partition = topic.partition(number);
-                    let into = records.entry(partition.clone()).or_default();
-                    while (into.len() as u64) < extent.end {
-                        let messages = log.read(&partition, into.len() as u64, READ, Duration::ZERO).await.unwrap();
-                        assert!(!messages.is_empty(), "{partition} ends early");
-                        into.extend(messages.into_iter().map(|message| Record { arrived: 0, ..message.record }));
-                    }
-                }
-            }
-            records
-        })
+        runtime.block_on(async { records(&Reader::open(self.path("data")).unwrap()).await })
     }
+}
+
+/// Everything in a log that is not about time, by partition, without checkpoints.
+pub async fn records(log: &dyn Log) -> BTreeMap<TopicPartition, Vec<Record>> {
+    const READ: Limit = Limit { rows: 1 << 20, bytes: 64 << 20 };
+    let mut records: BTreeMap<TopicPartition, Vec<Record>> = BTreeMap::new();
+    let topics = log.topics().await.unwrap();
+    for topic in topics.iter().filter(|topic| !topic.as_str().ends_with(Channel::Checkpoint.suffix())) {
+        for (number, extent) in (0..).zip(log.extents(topic).await.unwrap()) {
+            let partition = topic.partition(number);
+            let into = records.entry(partition.clone()).or_default();
+            while (into.len() as u64) < extent.end {
+                let messages = log.read(&partition, into.len() as u64, READ, Duration::ZERO).await.unwrap();
+                assert!(!messages.is_empty(), "{partition} ends early");
+                into.extend(messages.into_iter().map(|message| Record { arrived: 0, batch: None, ..message.record }));
+            }
+        }
+    }
+    records
 }
 
 /// The summary of a run.
@@ -170,6 +172,12 @@ impl Running {
         }
     }
 
+    /// Where a worker serves what is seen of it over HTTP. It says so once, to whoever logs at the level `info`.
+    pub fn http_address(&mut self) -> String {
+        let line = self.wait_for_log("/metrics");
+        line.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned()
+    }
+
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
@@ -229,6 +237,16 @@ pub fn send_signal(pid: u32, name: &str) {
     assert!(Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap().success());
 }
 
+/// Orders as NDJSON; of each 89 the amount of one is no number, and another one is cut short.
+pub fn orders(count: u64) -> String {
+    let line = |id: u64| match id % 89 {
+        7 => format!("{{\"id\":{id},\"customer\":\"c{}\",\"amount\":\"much\"}}\n", id % 50),
+        8 => format!("{{\"id\":{id},\n"),
+        _ => format!("{{\"id\":{id},\"customer\":\"c{}\",\"amount\":\"{}\"}}\n", id % 50, id % 1000),
+    };
+    (0..count).map(line).collect()
+}
+
 /// NDJSON as JSON.
 pub fn lines(text: &[u8]) -> Vec<Value> {
     String::from_utf8(text.to_vec()).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -241,6 +259,11 @@ pub fn get(address: &str, path: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
+}
+
+/// Whether the worker that serves there says that it is ready.
+pub fn is_ready(address: &str) -> bool {
+    get(address, "/readyz").starts_with("HTTP/1.1 200")
 }
 
 /// Waits until the condition holds, by asking again and again.

@@ -69,7 +69,7 @@ pub async fn resuming_takes_polls_back(f: Box<dyn Fixture>) {
     leases[0].commit(Commit { positions: Positions::from([(from, 1)]), ..Commit::default() }).await.unwrap();
     assert_eq!(leases[0].poll(ALL, NO_TIME).await.unwrap(), []);
     leases[0].resume().await.unwrap();
-    let one_by_one = [leases[0].poll(Limit { rows: 1, bytes: 0 }, AGES).await, leases[0].poll(ALL, AGES).await];
+    let one_by_one = [leases[0].poll(Limit::ONE, AGES).await, leases[0].poll(ALL, AGES).await];
     assert_eq!(one_by_one.map(|messages| texts(&messages.unwrap()).concat()), ["2", "3"]);
 }
 

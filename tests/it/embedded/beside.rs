@@ -46,7 +46,7 @@ async fn a_reader_is_told_what_retention_took_from_it() {
     for _ in 0..5 {
         // Reads on, one by one, until the worker has overtaken it.
         loop {
-            match reader.read(&from, next, Limit { rows: 1, bytes: 0 }, AGES).await {
+            match reader.read(&from, next, Limit::ONE, AGES).await {
                 Ok(messages) => {
                     assert_eq!(messages[0].offset, next);
                     origin(messages[0].record.payload());

@@ -3,8 +3,8 @@
 
 use std::process::Command;
 
-use super::{SCRIPT, orders, scratch, tool, written};
-use crate::support::{Scratch, broker};
+use super::{SCRIPT, scratch, tool, written};
+use crate::support::{Scratch, broker, orders};
 
 /// Does what `topics --acls` prints.
 fn apply(scratch: &Scratch, principal: &str) {

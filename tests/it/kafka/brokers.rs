@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::network::Network;
 use super::{SCRIPT, assert_same, observe, scratch, written_bytes};
-use crate::support::{Running, Scratch, get, long, send_signal, until};
+use crate::support::{Running, Scratch, get, is_ready, long, send_signal, until};
 
 /// Brokers that are a test's own.
 struct Brokers {
@@ -108,13 +108,8 @@ fn disturb(name: &str, count: u32, rounds: u32, rows: u64) {
 fn start_with_http(scratch: &Scratch) -> (Running, String) {
     let mut command = scratch.command(&["run", "p.toml", "--json", "--http", "0"]);
     let mut worker = Running::start(command.env("FIDELIO_LOG", "info"));
-    let line = worker.wait_for_log("/metrics");
-    let address = line.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    let address = worker.http_address();
     (worker, address)
-}
-
-fn is_ready(address: &str) -> bool {
-    get(address, "/readyz").starts_with("HTTP/1.1 200")
 }
 
 #[test]

@@ -11,8 +11,7 @@ fn what_others_publish_to_a_topic_of_the_pipeline_is_noticed_and_becomes_dead_le
     let rows = written(&scratch);
     let mut command = scratch.command(&["run", "p.toml", "--json", "--keep-running", "--http", "0"]);
     let mut worker = Running::start(command.env("FIDELIO_LOG", "info"));
-    let line = worker.wait_for_log("/metrics");
-    let address = line.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    let address = worker.http_address();
 
     // Arrow is expected here, and a message a row there.
     let (orders, priced) = (results_of(&scratch, "orders"), results_of(&scratch, "priced"));

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::interop::{COPY, lags, make, name, pipeline, producer, tail};
+use super::interop::{COPY, copy, delete, lags, make, producer, tail};
 use super::{PATIENCE, tool};
-use crate::support::{Running, Scratch, get, until};
+use crate::support::{Running, Scratch, get, is_ready, until};
 
 /// Writes these numbers to a partition.
 fn write(producer: &BaseProducer, topic: &str, partition: i32, numbers: std::ops::Range<u32>) {
@@ -34,17 +34,14 @@ fn once(numbers: std::ops::Range<u64>) -> BTreeMap<u64, u32> {
     numbers.map(|n| (n, 1)).collect()
 }
 
-fn copy(what: &str, text: &str) -> (Scratch, String, String) {
-    let (input, output) = (name(what), name(&format!("{what}-copy")));
-    make(&input, 1, &[]);
-    make(&output, 1, &[]);
-    let text = text.replace("[stages.in]", "\"topic.metadata.refresh.interval.ms\" = 1000\n[stages.in]");
-    (pipeline(what, &text, (&input, &output)), input, output)
+/// A copying pipeline that soon hears of new partitions.
+fn attentive(what: &str, text: &str) -> (Scratch, String, String) {
+    copy(what, &text.replace("[stages.in]", "\"topic.metadata.refresh.interval.ms\" = 1000\n[stages.in]"))
 }
 
 #[test]
 fn partitions_that_others_add_between_runs_are_read_from_their_first_message_on() {
-    let (scratch, input, output) = copy("growing", COPY);
+    let (scratch, input, output) = attentive("growing", COPY);
     write(&producer(None), &input, 0, 0..10);
     scratch.run().assert_balanced();
     grow(&input, 3);
@@ -63,15 +60,12 @@ fn partitions_that_others_add_between_runs_are_read_from_their_first_message_on(
 
 #[test]
 fn partitions_that_others_add_while_workers_run_are_read_without_a_restart() {
-    let (scratch, input, output) = copy("widening", &COPY.replace(", follow = false", ""));
+    let (scratch, input, output) = attentive("widening", &COPY.replace(", follow = false", ""));
     write(&producer(None), &input, 0, 0..10);
     let start =
         || Running::start(scratch.command(&["run", "p.toml", "--json", "--http", "0"]).env("FIDELIO_LOG", "info"));
     let mut workers = [start(), start()];
-    let addresses = workers.each_mut().map(|worker| {
-        let line = worker.wait_for_log("/metrics");
-        line.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned()
-    });
+    let addresses = workers.each_mut().map(Running::http_address);
     until("what was there is copied", || copied(&scratch, &output).len() == 10);
     grow(&input, 4);
     let producer = producer(None);
@@ -87,7 +81,7 @@ fn partitions_that_others_add_while_workers_run_are_read_without_a_restart() {
         metrics.lines().filter(running).filter(|line| line.ends_with(" 1")).count()
     };
     until("tasks are shared out", || addresses.iter().map(tasks).collect::<Vec<_>>() == [2, 2]);
-    assert!(addresses.iter().all(|address| get(address, "/readyz").starts_with("HTTP/1.1 200")));
+    assert!(addresses.iter().all(|address| is_ready(address)));
     for worker in workers.iter_mut() {
         worker.terminate();
         worker.ended_well();
@@ -101,11 +95,10 @@ fn partitions_that_others_add_while_workers_run_are_read_without_a_restart() {
 
 #[test]
 fn a_topic_that_was_made_anew_with_fewer_partitions_is_not_taken_for_the_same() {
-    let (scratch, input, _) = copy("shrunk", COPY);
+    let (scratch, input, _) = attentive("shrunk", COPY);
     grow(&input, 2);
     scratch.run().assert_balanced();
-    tool("topics", &["--delete", "--topic", &input], "");
-    until("the topic is gone", || !tool("topics", &["--list"], "").lines().any(|line| line == input));
+    delete(&input);
     make(&input, 1, &[]);
     let refused = scratch.fidelio(&["run", "p.toml"]);
     assert_eq!(refused.status.code(), Some(1));

@@ -21,6 +21,12 @@ pub fn make(topic: &str, partitions: u32, settings: &[&str]) {
     tool("topics", &arguments, "");
 }
 
+/// Deletes a topic, and waits until it is gone.
+pub fn delete(topic: &str) {
+    tool("topics", &["--delete", "--topic", topic], "");
+    until("the topic is gone", || !tool("topics", &["--list"], "").lines().any(|line| line == topic));
+}
+
 /// Writes lines of headers, key and value, with tabs between them; `NULL` stands for none of either.
 pub fn produce(topic: &str, lines: &str) {
     let properties = ["parse.key=true", "parse.headers=true", "null.marker=NULL"];
@@ -191,6 +197,14 @@ fn messages_of_others_come_and_go_with_keys_headers_tombstones_and_timestamps() 
     produce(&input, "NULL\tk1\t{\"amount\":70}\n");
     assert_eq!(scratch.run().of("out", "rows_in"), 3);
     assert_eq!(consume(&output, 3).iter().filter(|seen| seen.key == "k1").count(), 2);
+}
+
+/// A pipeline that copies a topic of one partition to another one, as `COPY` does, and the two.
+pub fn copy(what: &str, text: &str) -> (Scratch, String, String) {
+    let (input, output) = (name(what), name(&format!("{what}-copy")));
+    make(&input, 1, &[]);
+    make(&output, 1, &[]);
+    (pipeline(what, text, (&input, &output)), input, output)
 }
 
 pub const COPY: &str = r#"

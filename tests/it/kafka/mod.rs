@@ -21,7 +21,7 @@ use proptest::prelude::Rng;
 use proptest::test_runner::TestRunner;
 
 use self::observer::Observer;
-use crate::support::{Running, Scratch, Summary, broker, long, until};
+use crate::support::{Running, Scratch, Summary, broker, long, orders, until};
 
 /// How long another client may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -70,15 +70,6 @@ sql = "SELECT id, customer, UNNEST([amount, 2 * amount, 3 * amount]) AS amount F
 from = ["tripled"]
 sink = { kind = "file", path = "out/{partition}.ndjson" }
 "#;
-
-fn orders(count: u64) -> String {
-    let line = |id: u64| match id % 89 {
-        7 => format!("{{\"id\":{id},\"customer\":\"c{}\",\"amount\":\"much\"}}\n", id % 50),
-        8 => format!("{{\"id\":{id},\n"),
-        _ => format!("{{\"id\":{id},\"customer\":\"c{}\",\"amount\":\"{}\"}}\n", id % 50, id % 1000),
-    };
-    (0..count).map(line).collect()
-}
 
 /// A pipeline in a namespace of its own; on those brokers, or on the embedded log.
 fn scratch(name: &str, brokers: Option<&str>, rows: u64) -> Scratch {

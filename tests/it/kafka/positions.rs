@@ -7,8 +7,8 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::Producer;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use super::interop::{COPY, make, name, pipeline, producer, send, tail};
-use super::{PATIENCE, tool};
+use super::PATIENCE;
+use super::interop::{COPY, copy, delete, make, producer, send, tail};
 use crate::support::{Running, Scratch, broker, until};
 
 /// Writes messages with these numbers to the only partition of a topic.
@@ -40,18 +40,9 @@ fn overtake(worker: &Running, input: &str) {
 
 /// A topic under the name of another one, with as many messages.
 fn make_anew(topic: &str, numbers: std::ops::Range<u32>) {
-    tool("topics", &["--delete", "--topic", topic], "");
-    until("the topic is gone", || !tool("topics", &["--list"], "").lines().any(|line| line == topic));
+    delete(topic);
     make(topic, 1, &[]);
     write(topic, numbers);
-}
-
-/// A pipeline that copies a topic, its input and its output.
-fn copy(what: &str, text: &str) -> (Scratch, String, String) {
-    let (input, output) = (name(what), name(&format!("{what}-copy")));
-    make(&input, 1, &[]);
-    make(&output, 1, &[]);
-    (pipeline(what, text, (&input, &output)), input, output)
 }
 
 fn go_on_from_the_earliest(scratch: &Scratch) {

@@ -1,7 +1,7 @@
 //! Rows that are more than a message may hold.
 
-use super::{orders, results_of, scratch, tool};
-use crate::support::broker;
+use super::{results_of, scratch, tool};
+use crate::support::{broker, orders};
 
 #[test]
 fn a_row_that_no_message_can_hold_is_a_dead_letter_and_the_others_go_on() {
