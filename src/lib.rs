@@ -26,6 +26,7 @@
 //! ```
 //! `examples/embed.rs` is a whole program.
 
+pub mod allocator;
 pub mod bus;
 pub mod checkpoint;
 pub mod cli;

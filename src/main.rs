@@ -8,6 +8,7 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    fidelio::allocator::keep_memory();
     let _points = fidelio::fault::from_environment();
     fidelio::cli::Cli::parse().run()
 }

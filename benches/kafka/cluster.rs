@@ -10,10 +10,10 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
+use crate::plain::{self, WARM_UP};
+
 const PATIENCE: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(5);
-/// Of every input, what comes first warms everything up and is not timed.
-pub const WARM_UP: f64 = 0.25;
 
 pub struct Broker {
     dir: tempfile::TempDir,
@@ -53,12 +53,6 @@ impl Broker {
         }
         runtime.block_on(self.admin.delete_topics(&names, &AdminOptions::new())).unwrap();
     }
-
-    /// The offset of the first message of a partition, and the one after the last; a transaction's mark is the very last.
-    pub fn extent(&self, topic: &str, partition: u32) -> (i64, i64) {
-        let (start, end) = self.admin.inner().fetch_watermarks(topic, partition as i32, PATIENCE).unwrap();
-        (start, end - 1)
-    }
 }
 
 impl Drop for Broker {
@@ -89,7 +83,7 @@ impl Watch {
             .unwrap();
         let mut list = TopicPartitionList::new();
         list.add_partition_range(topic, 0, partitions as i32 - 1);
-        let extents = (0..partitions).map(|number| broker.extent(topic, number));
+        let extents = (0..partitions).map(|number| plain::extent(&consumer, topic, number));
         let (start, end) = extents.fold((0, 0), |sum, extent| (sum.0 + extent.0, sum.1 + extent.1));
         Self { consumer, partitions: list, start, end }
     }

@@ -11,6 +11,7 @@
 mod cluster;
 mod pipelines;
 mod plain;
+mod program;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;
@@ -62,6 +63,7 @@ impl Wanted {
 }
 
 fn main() {
+    fidelio::allocator::keep_memory();
     tracing_subscriber::fmt().with_env_filter("off,fidelio=error").with_writer(std::io::stderr).init();
     let wanted = Wanted::parse();
     let (broker, runtime) = (Broker::start(), Runtime::new().unwrap());
@@ -80,10 +82,11 @@ fn measure(wanted: &Wanted, runtime: &Runtime, broker: &Broker, shape: &Shape, d
     shape.write(&input);
     pipelines::publish(runtime, broker, shape, &input);
     let (topic, rows) = (shape.topic(), shape.rows as f64);
-    let read = plain::run(broker, &topic, None, shape.partitions);
+    let read = plain::run(&broker.servers, &topic, None, shape.partitions);
     let (value, header) = (read.value_bytes as f64 / rows, read.header_bytes as f64 / rows);
     println!("{} messages; {value:.1} bytes of value and {header:.1} of headers a row", read.messages);
 
+    let program = program::compile();
     let mut table = Table { lines: Vec::new(), row_bytes: value + header };
     for round in 0..=wanted.rounds {
         let mut add = |name, measured: &mut dyn FnMut() -> f64| {
@@ -98,9 +101,15 @@ fn measure(wanted: &Wanted, runtime: &Runtime, broker: &Broker, shape: &Shape, d
         let to = format!("acme.{own}.to");
         let stage = |name: &str, sql| rows * pipelines::alone(runtime, broker, shape, &format!("{name}{round}"), sql);
         if wanted.part("copy") {
-            add("plain consumer", &mut || rows * plain::run(broker, &topic, None, shape.partitions).speed);
+            let plain = |to| rows * plain::run(&broker.servers, &topic, to, shape.partitions).speed;
+            add("plain consumer", &mut || plain(None));
             broker.create(runtime, &to, shape.partitions);
-            add("plain copy", &mut || rows * plain::run(broker, &topic, Some(&to), shape.partitions).speed);
+            add("plain copy", &mut || plain(Some(&to)));
+            broker.delete(runtime, &to);
+            let to = format!("acme.{own}.malloc");
+            broker.create(runtime, &to, shape.partitions);
+            let malloc = || rows * program::run(&program, &broker.servers, &topic, &to, shape.partitions);
+            add("plain copy, malloc", &mut { malloc });
             broker.delete(runtime, &to);
             add("stage, pass-through", &mut || stage("pass", ALL));
         }
@@ -133,8 +142,13 @@ fn measure(wanted: &Wanted, runtime: &Runtime, broker: &Broker, shape: &Shape, d
 }
 
 fn latency(runtime: &Runtime, broker: &Broker, shape: &Shape, dir: &Path) {
-    let shape = shape.named(format!("{}-steady", shape.name));
-    let seen = pipelines::steady(runtime, broker, &shape, dir, FILTER, 20_000, Duration::from_secs(20));
+    let steady = |name: &str| {
+        let shape = shape.named(format!("{}-{name}", shape.name));
+        pipelines::steady(runtime, broker, &shape, dir, FILTER, 20_000, Duration::from_secs(30))
+    };
+    // A broker that has just started is several times as slow at small transactions.
+    steady("warm-up");
+    let seen = steady("steady");
     let lag = |quantile| seen.lag(quantile).unwrap().as_secs_f64() * 1e3;
     println!(
         "from arrival to the sink's commit at 20,000 rows/s: p50 {:.1} ms, p99 {:.1} ms, longest {:.1} ms",
@@ -175,8 +189,8 @@ impl Table {
 
     fn print(&self) {
         println!(
-            "{:24}{:>12}{:>26}{:>8}{:>9}{:>9}{:>11}",
-            "", "rows/s", "(least to most)", "MB/s", "CPU us", "of copy", "of Streams"
+            "{:24}{:>12}{:>26}{:>8}{:>9}{:>9}{:>11}{:>11}",
+            "", "rows/s", "(least to most)", "MB/s", "CPU us", "of copy", "of malloc", "of Streams"
         );
         for (name, samples) in &self.lines {
             let speed = median(samples.iter().map(|sample| sample.speed).collect());
@@ -185,8 +199,9 @@ impl Table {
             let most = samples.iter().map(|sample| sample.speed).fold(0.0, f64::max);
             let range = format!("({least:.0} to {most:.0})");
             let megabytes = speed * self.row_bytes / 1e6;
-            let (copy, streams) = (self.of(samples, "plain copy"), self.of(samples, "Kafka Streams, filter"));
-            println!("{name:24}{speed:>12.0}{range:>26}{megabytes:>8.1}{cpu:>9.2}{copy:>9}{streams:>11}");
+            let (copy, malloc) = (self.of(samples, "plain copy"), self.of(samples, "plain copy, malloc"));
+            let streams = self.of(samples, "Kafka Streams, filter");
+            println!("{name:24}{speed:>12.0}{range:>26}{megabytes:>8.1}{cpu:>9.2}{copy:>9}{malloc:>11}{streams:>11}");
         }
     }
 }
@@ -196,12 +211,12 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// What this process has used of all cores so far.
+/// What this process and those that it has waited for have used of all cores so far.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     // The name can have spaces; what comes behind it is numbered from 3 on.
     let (_, rest) = stat.rsplit_once(") ").unwrap();
-    let ticks = rest.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>();
+    let ticks = rest.split(' ').skip(11).take(4).map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>();
     ticks / 100.0
 }
 

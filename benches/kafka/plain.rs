@@ -12,8 +12,9 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::cluster::{Broker, WARM_UP};
-
+/// Of every input, what comes first warms everything up and is not timed.
+pub const WARM_UP: f64 = 0.25;
+const PATIENCE: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(100);
 const MOMENT: Duration = Duration::from_millis(1);
 
@@ -28,18 +29,27 @@ pub struct Read {
     pub speed: f64,
 }
 
+/// The offset of the first message of a partition, and the one after the last; a transaction's mark is the very last.
+pub fn extent(client: &impl Consumer, topic: &str, partition: u32) -> (i64, i64) {
+    let (start, end) = client.fetch_watermarks(topic, partition as i32, PATIENCE).unwrap();
+    (start, end - 1)
+}
+
 /// Reads a topic, and copies it to another one where there is one.
-pub fn run(broker: &Broker, from: &str, to: Option<&str>, partitions: u32) -> Read {
-    let total = (0..partitions).map(|number| broker.extent(from, number)).map(|(start, end)| end - start).sum::<i64>();
+pub fn run(servers: &str, from: &str, to: Option<&str>, partitions: u32) -> Read {
+    let asker: BaseConsumer = ClientConfig::new().set("bootstrap.servers", servers).create().unwrap();
+    let extents: Vec<(i64, i64)> = (0..partitions).map(|number| extent(&asker, from, number)).collect();
+    let total: i64 = extents.iter().map(|(start, end)| end - start).sum();
     let warm = Warm { seen: AtomicU64::new(0), at: (total as f64 * WARM_UP) as u64, since: Mutex::new(None) };
     let warm = Arc::new(warm);
-    let loops: Vec<_> = (0..partitions)
-        .map(|number| {
-            let (extent, warm) = (broker.extent(from, number), warm.clone());
-            let (servers, from, to) = (broker.servers.clone(), from.to_owned(), to.map(str::to_owned));
+    let loops: Vec<_> = (0..)
+        .zip(extents)
+        .map(|(number, extent)| {
+            let warm = warm.clone();
+            let (servers, from, to) = (servers.to_owned(), from.to_owned(), to.map(str::to_owned));
             std::thread::spawn(move || match to {
-                Some(to) => copy(&servers, &from, &to, number as i32, extent, &warm),
-                None => consume(&servers, &from, number as i32, extent, &warm, |_| {}),
+                Some(to) => copy(&servers, &from, &to, number, extent, &warm),
+                None => consume(&servers, &from, number, extent, &warm, |_| {}),
             })
         })
         .collect();
