@@ -5,6 +5,7 @@
 //! its own folder; `tests/it/bus/` is the suite that each of them passes.
 
 pub mod embedded;
+mod headers;
 pub mod kafka;
 mod limit;
 pub mod memory;
@@ -22,6 +23,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::config;
+pub use headers::Headers;
+pub(crate) use headers::Packer;
 pub use topic::{Channel, Cleanup, Topic, TopicPartition, TopicSpec};
 
 /// Microseconds since the Unix epoch, UTC.
@@ -37,32 +40,18 @@ pub struct Record {
     pub key: Option<Bytes>,
     /// The payload, in the topic's format; `None` is a tombstone, which says that there is nothing any more under the key.
     pub value: Option<Bytes>,
-    /// Names and values beside the payload, in the order in which they were added; a name can occur more than once.
-    pub headers: Vec<Header>,
+    /// Names and values beside the payload.
+    pub headers: Headers,
     /// The number of rows in the payload.
     pub rows: u32,
-    /// When the oldest row of the payload arrived in the pipeline.
+    /// When the oldest row of the payload arrived in the pipeline; a bus keeps at least the millisecond.
     pub arrived: Micros,
     /// The rows of the payload, decoded, where writer and reader share a process. Never more than a shortcut: whoever
     /// finds `None` decodes the value.
     pub batch: Option<RecordBatch>,
 }
 
-/// A name and a value beside a payload.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Header {
-    /// Name, for example `content-type`.
-    pub name: Arc<str>,
-    /// Value; text unless the header's own definition says otherwise.
-    pub value: Bytes,
-}
-
 impl Record {
-    /// The value of the first header of that name.
-    pub fn header(&self, name: &str) -> Option<&Bytes> {
-        self.headers.iter().find(|header| *header.name == *name).map(|header| &header.value)
-    }
-
     /// The payload; a tombstone has no bytes either.
     pub fn payload(&self) -> &[u8] {
         self.value.as_deref().unwrap_or_default()
@@ -70,8 +59,7 @@ impl Record {
 
     /// Bytes that the record takes of a bus's message size: key, value and headers.
     pub fn size_bytes(&self) -> usize {
-        let headers: usize = self.headers.iter().map(|header| header.name.len() + header.value.len()).sum();
-        self.key.as_ref().map_or(0, Bytes::len) + self.payload().len() + headers
+        self.key.as_ref().map_or(0, Bytes::len) + self.payload().len() + self.headers.size_bytes()
     }
 }
 
@@ -191,7 +179,7 @@ pub struct Gap {
     pub partition: TopicPartition,
     /// The offset that the group has not dealt with.
     pub wanted: u64,
-    /// The oldest offset that is left, before `wanted` where the topic is another one under the same name.
+    /// The offset to go on from: before `wanted` where the topic is another one under the same name, or has lost its end.
     pub first: u64,
 }
 
@@ -287,7 +275,7 @@ pub trait Bus: Log {
     async fn groups(&self) -> Result<Vec<Arc<str>>>;
 
     /// Forgets that a group that nobody runs ever consumed anything: its positions are gone, and nothing is kept for it
-    /// any longer. Of one that does not exist there is nothing to forget.
+    /// any longer. Checkpoints stay, and on a cluster they say where its tasks go on if they come back. Of one that does not exist there is nothing to forget.
     async fn forget(&self, group: &str) -> Result<()>;
 
     /// Whether it can be reached now; says so within seconds.
@@ -299,12 +287,6 @@ pub trait Bus: Log {
     /// others.
     fn is_shared(&self) -> bool {
         false
-    }
-
-    /// What is to happen where a group has still to read what is gone. What is [`config::OnDataLoss::Stop`], which it is by
-    /// default, is an error of [`Lease::resume`].
-    fn on_data_loss(&self) -> config::OnDataLoss {
-        config::OnDataLoss::Stop
     }
 
     /// Whether a group has dealt with everything that its inputs hold, including what is about to become visible.
@@ -422,7 +404,7 @@ pub enum Error {
     /// What a group has still to read is no longer there.
     #[error(
         "{partition}: {group} has still to read from offset {wanted} on, and the oldest message that is left is at {first}: \
-             {} messages at most are gone, because retention has deleted them or somebody has made the topic anew. Start over \
+             {} messages at most are gone, because retention, or somebody, has deleted them. Start over \
              with another namespace, or go on without them with on_data_loss = \"earliest\" in [bus]",
         .first.saturating_sub(*.wanted)
     )]
@@ -436,11 +418,10 @@ pub enum Error {
         /// The oldest offset that is left.
         first: u64,
     },
-    /// What a group has read is no longer in its place.
+    /// A group has read another topic of that name.
     #[error(
-        "{partition}: something else is in the place of what {group} has read: somebody has deleted the topic and made another \
-             one under its name. Start over with another namespace, or go on from the oldest message there is with \
-             on_data_loss = \"earliest\" in [bus]"
+        "{partition}: the topic was deleted and made anew since {group} began to read it. Start over with another namespace, or \
+             go on from the oldest message there is with on_data_loss = \"earliest\" in [bus]"
     )]
     Anew {
         /// The group.

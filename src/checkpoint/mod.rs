@@ -7,7 +7,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::bus::{Gap, Positions, Topic, TopicPartition};
+use crate::bus::{Positions, Topic, TopicPartition};
 use crate::connector::Position;
 use crate::fidelity::{Counts, is_zero};
 
@@ -74,8 +74,7 @@ pub enum Error {
     /// The bus would go on from somewhere else.
     #[error(
         "the checkpoint goes on from offset {expected} of {partition}, and the bus from {found}: one of them is not \
-             of this pipeline's last commit, or the topic was deleted and made anew, or the stage was forgotten, after which \
-             it can only come back under another name"
+             of this pipeline's last commit, or the stage was forgotten, after which it can only come back under another name"
     )]
     Positions {
         /// Of which input.
@@ -160,16 +159,6 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Where the bus would go on from before what the checkpoint has dealt with: there the topic is another one under the
-    /// same name.
-    pub fn behind(&self, positions: &Positions) -> Vec<Gap> {
-        let behind = |(partition, wanted): (&TopicPartition, &u64)| {
-            let first = positions.get(partition).filter(|first| *first < wanted)?;
-            Some(Gap { partition: partition.clone(), wanted: *wanted, first: *first })
-        };
-        self.positions.iter().filter_map(behind).collect()
-    }
-
     /// The checkpoint in a record's value.
     pub fn decode(value: &[u8]) -> Result<Self, Error> {
         let damaged = |error: serde_json::Error| Error::Damaged(error.to_string());
@@ -245,8 +234,6 @@ mod tests {
         let agrees = |offset, shared| checkpoint.agrees_with(&Shape::default(), &at(offset), shared).is_ok();
         assert!(agrees(7, false) && agrees(7, true) && agrees(8, true));
         assert!(!agrees(6, false) && !agrees(8, false) && !agrees(6, true));
-        assert_eq!(checkpoint.behind(&at(6)), [Gap { partition: partition.clone(), wanted: 7, first: 6 }]);
-        assert_eq!([checkpoint.behind(&at(7)), checkpoint.behind(&at(8))], [[], []]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub(super) fn rows(message: &Message) -> Vec<String> {
     match DeadLetter::from_message(message) {
         Some(letter) => vec![dead_letter(&letter, message).to_string()],
         // Others need not say of their messages what they are.
-        None if message.record.header("content-type").is_none() && is_json(message.record.payload()) => {
+        None if message.record.headers.get("content-type").is_none() && is_json(message.record.payload()) => {
             vec![String::from_utf8_lossy(message.record.payload()).into_owned()]
         }
         None => payload(&message.record),
@@ -52,7 +52,7 @@ fn is_json(text: &[u8]) -> bool {
 
 fn payload(record: &Record) -> Vec<String> {
     let Some(value) = &record.value else { return vec![Value::Null.to_string()] };
-    let content_type = record.header("content-type").map(|value| value.as_ref()).unwrap_or_default();
+    let content_type = record.headers.get("content-type").unwrap_or_default();
     if content_type == codec::arrow::CONTENT_TYPE.as_bytes()
         && let Ok(batch) = codec::arrow::decode(value.clone())
         && let Ok(rows) = codec::json::rows_to_text(&batch)

@@ -26,6 +26,19 @@ pub struct RawRows {
 }
 
 impl RawRows {
+    /// Rows that lie apart, in one buffer.
+    pub fn of<'a>(apart: impl ExactSizeIterator<Item = &'a [u8]> + Clone) -> Self {
+        let size = apart.clone().map(|row| row.len() + 1).sum();
+        let (mut bytes, mut rows) = (BytesMut::with_capacity(size), Vec::with_capacity(apart.len()));
+        for row in apart {
+            let start = bytes.len() as u32;
+            bytes.extend_from_slice(row);
+            rows.push(start..bytes.len() as u32);
+            bytes.extend_from_slice(b"\n");
+        }
+        Self { bytes: bytes.freeze(), rows }
+    }
+
     /// The number of rows.
     pub fn len(&self) -> usize {
         self.rows.len()

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde::Serialize;
 
-use crate::bus::{Header, Message, Record};
+use crate::bus::{Message, Record};
 use crate::failure::Class;
 
 /// What every header that a dead letter adds to the original's starts with.
@@ -70,7 +69,7 @@ impl DeadLetter {
     pub fn into_record(self, limit: usize) -> Record {
         let mut record = self.original;
         let mut add = |name: &str, value: String| {
-            record.headers.push(Header { name: name.into(), value: value.into() });
+            record.headers.push(name, value.as_bytes());
         };
         add(STAGE, self.stage.to_string());
         add(CLASS, self.class.as_str().to_owned());
@@ -83,7 +82,7 @@ impl DeadLetter {
         add(ROW, self.origin.row.to_string());
         add(ATTEMPTS, self.attempts.to_string());
         if let Some(value) = record.value.as_mut().filter(|value| value.len() > limit) {
-            record.headers.push(Header { name: FULL_BYTES.into(), value: value.len().to_string().into() });
+            record.headers.push(FULL_BYTES, value.len().to_string().as_bytes());
             value.truncate(limit);
         }
         record.batch = None;
@@ -93,9 +92,9 @@ impl DeadLetter {
     /// The dead letter in a message of a dead letter topic; `None` if the message is not one.
     pub fn from_message(message: &Message) -> Option<Self> {
         let mut original = message.record.clone();
-        original.headers.retain(|header| !header.name.starts_with(PREFIX));
+        original.headers = original.headers.filter(|name| !name.starts_with(PREFIX));
         let text =
-            |name: &str| message.record.header(name).map(|value: &Bytes| String::from_utf8_lossy(value).into_owned());
+            |name: &str| message.record.headers.get(name).map(|value| String::from_utf8_lossy(value).into_owned());
         let number = |name: &str| text(name).and_then(|value| value.parse::<u64>().ok());
         let narrow = |name: &str| number(name).and_then(|value| u32::try_from(value).ok());
         Some(Self {
@@ -126,7 +125,8 @@ fn short(mut message: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::Topic;
+    use crate::bus::{Headers, Topic};
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     fn class() -> impl Strategy<Value = Class> {
@@ -153,7 +153,7 @@ mod tests {
                 original: Record {
                     key: key.map(Bytes::from),
                     value: value.map(Bytes::from),
-                    headers: vec![Header { name: "content-type".into(), value: "text/csv".into() }],
+                    headers: Headers::from([("content-type", "text/csv")]),
                     rows: 1,
                     ..Record::default()
                 },
@@ -176,6 +176,6 @@ mod tests {
         };
         let record = letter.into_record(4);
         assert_eq!(record.payload(), b"0123");
-        assert_eq!(record.header(FULL_BYTES), Some(&Bytes::from_static(b"10")));
+        assert_eq!(record.headers.get(FULL_BYTES), Some(&b"10"[..]));
     }
 }

@@ -13,7 +13,6 @@ use ::arrow::error::ArrowError;
 use ::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use bytes::BytesMut;
 use serde_json::{Map, Value};
 
 use crate::bus::Message;
@@ -98,16 +97,7 @@ impl Envelopes {
 
 /// The values of the messages; in place of a tombstone an object without members, whose columns are null.
 fn raw(messages: &[Message]) -> RawRows {
-    let mut raw = RawRows::default();
-    let mut bytes = BytesMut::new();
-    for message in messages {
-        let start = bytes.len() as u32;
-        bytes.extend_from_slice(message.record.value.as_deref().unwrap_or(b"{}"));
-        raw.rows.push(start..bytes.len() as u32);
-        bytes.extend_from_slice(b"\n");
-    }
-    raw.bytes = bytes.freeze();
-    raw
+    RawRows::of(messages.iter().map(|message| message.record.value.as_deref().unwrap_or(b"{}")))
 }
 
 fn explained(reject: Reject, messages: &[Message]) -> (Class, String) {
@@ -189,7 +179,7 @@ fn headers(messages: &[Message]) -> ArrayRef {
             Ok(text) => Value::from(text),
             Err(_) => Value::from_iter([("base64", BASE64_STANDARD.encode(value))]),
         };
-        let members = message.record.headers.iter().map(|header| (header.name.to_string(), value(&header.value)));
+        let members = message.record.headers.iter().map(|(name, text)| (name.to_owned(), value(text)));
         objects.append_value(Value::Object(members.collect::<Map<_, _>>()).to_string());
     }
     Arc::new(objects.finish())
@@ -200,14 +190,13 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::bus::{Header, Record, Topic};
+    use crate::bus::{Headers, Record, Topic};
     use crate::codec::json::rows_to_text;
     use ::arrow::datatypes::{Field, TimeUnit};
 
     fn message(offset: u64, key: Option<&'static [u8]>, value: Option<&'static [u8]>) -> Message {
         let (key, value) = (key.map(Bytes::from_static), value.map(Bytes::from_static));
-        let header = |value: &'static [u8]| Header { name: "h".into(), value: Bytes::from_static(value) };
-        let headers = vec![header(b"first"), header(b"last")];
+        let headers = Headers::from([("h", "first"), ("h", "last")]);
         let record = Record { key, value, headers, rows: 1, arrived: 1_000_001, batch: None };
         Message { partition: Topic::new("t").partition(2), offset, record }
     }

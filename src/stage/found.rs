@@ -2,15 +2,45 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::bus::{self, Bus, Channel, Cleanup, Topic, TopicSpec};
 use crate::config::Sink;
 use crate::stage::worker::Error;
 use crate::topology::{Stage, Topology, Work};
 
+/// How long a worker may be the last one to hear how many partitions there are.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The topology as the topics of others make it, with all topics of its own there.
+pub(super) async fn declared(bus: &dyn Bus, topology: Arc<Topology>) -> Result<Arc<Topology>, Error> {
+    let started = Instant::now();
+    let mut completed = complete(bus, topology.clone()).await?;
+    loop {
+        let Err(error) = declare(bus, &completed).await else { return Ok(completed) };
+        // Another worker can have seen a topic of others grow meanwhile, and have made room for it.
+        let Error::Resized { tasks, partitions, .. } = &error else { return Err(error) };
+        if tasks < partitions || started.elapsed() >= PATIENCE {
+            return Err(error);
+        }
+        tracing::info!("looking again, since there may be more partitions than were seen: {error}");
+        tokio::time::sleep(PATIENCE / 20).await;
+        completed = complete(bus, topology.clone()).await?;
+    }
+}
+
+async fn declare(bus: &dyn Bus, topology: &Topology) -> Result<(), Error> {
+    for stage in &topology.stages {
+        let explained = |error| explained(stage, error);
+        grow(bus, stage).await.map_err(explained)?;
+        bus.declare(&stage.topics).await.map_err(explained)?;
+    }
+    Ok(())
+}
+
 /// The topology as the topics of others make it. They are left as they are; one that a sink says how to make is made where
 /// there is none.
-pub(super) async fn complete(bus: &dyn Bus, topology: Arc<Topology>) -> Result<Arc<Topology>, Error> {
+async fn complete(bus: &dyn Bus, topology: Arc<Topology>) -> Result<Arc<Topology>, Error> {
     let mut found = BTreeMap::new();
     for stage in &topology.stages {
         for (action, topic) in [("reads", stage.reads()), ("writes", stage.writes())] {
@@ -54,7 +84,7 @@ pub(super) async fn grow(bus: &dyn Bus, stage: &Stage) -> Result<(), bus::Error>
 }
 
 /// What it means that a stage's own topics are not as they are to be.
-pub(super) fn explained(stage: &Stage, error: bus::Error) -> Error {
+fn explained(stage: &Stage, error: bus::Error) -> Error {
     match (error, stage.reads()) {
         (bus::Error::PartitionsDiffer { topic, found, wanted }, Some(read)) if topic != stage.results() => {
             Error::Resized { stage: stage.name.clone(), topic: read, tasks: found, partitions: wanted }

@@ -277,6 +277,13 @@ impl TopicInlet {
             since: messages.iter().map(|message| message.record.arrived).min().unwrap_or(0),
             ..Arrived::default()
         };
+        if let Some(input) = self.only_json(&messages)
+            && let Some(TopicInput { decoder: Some(decoder), .. }) = self.inputs.get_mut(input)
+        {
+            let (batch, origins) = decode_lines(&self.stage, decoder.as_mut(), messages, &mut arrived.dead_letters);
+            arrived.rows.push(Rows { input, batch, origins });
+            return Ok(arrived);
+        }
         let mut messages = messages.into_iter().peekable();
         while let Some(message) = messages.next() {
             let unknown = || bus::Error::UnknownTopic(message.partition.topic.clone());
@@ -315,6 +322,17 @@ impl TopicInlet {
         Ok(arrived)
     }
 
+    /// The input that all messages are of, where each of them is a row and was published by who owns the topic.
+    fn only_json(&self, messages: &[Message]) -> Option<usize> {
+        let first = &messages.first()?.partition.topic;
+        let number = *self.by_topic.get(first)?;
+        let owner = &self.inputs.get(number)?.owner;
+        let is_alike = |message: &Message| {
+            message.partition.topic == *first && is_json(message) && owner.published(&message.record)
+        };
+        messages.iter().all(is_alike).then_some(number)
+    }
+
     fn number(&self, message: &Message) -> Option<usize> {
         self.by_topic.get(&message.partition.topic).copied()
     }
@@ -322,7 +340,7 @@ impl TopicInlet {
 
 /// Whether a message is one row; what it says of itself counts, since a stage's format can be edited.
 fn is_json(message: &Message) -> bool {
-    message.record.header("content-type").is_some_and(|value| value.ends_with(b"json"))
+    message.record.headers.get("content-type").is_some_and(|value| value.ends_with(b"json"))
 }
 
 /// The batch of a message, decoded only where it is not in memory.
@@ -379,24 +397,28 @@ fn decode_lines(
     run: Vec<Message>,
     dead_letters: &mut Vec<DeadLetter>,
 ) -> (RecordBatch, Origins) {
-    let mut raw = RawRows::default();
-    let mut bytes = bytes::BytesMut::new();
-    for message in &run {
-        let start = bytes.len() as u32;
-        bytes.extend_from_slice(message.record.payload());
-        raw.rows.push(start..bytes.len() as u32);
-        bytes.extend_from_slice(b"\n");
-    }
-    raw.bytes = bytes.freeze();
+    let raw = RawRows::of(run.iter().map(|message| message.record.payload()));
     let Decoded { batch, kept, rejects } = decoder.decode(&raw);
-    let mut rejects = rejects.into_iter().peekable();
-    let mut messages = Vec::with_capacity(run.len());
-    for (row, message) in run.into_iter().enumerate() {
-        match rejects.next_if(|reject| reject.row == row) {
-            Some(reject) => dead_letters.push(dead_message(stage, &message, reject)),
-            None => messages.push(message),
-        }
-    }
+    let messages = without_rejects(stage, run, rejects, dead_letters);
     debug_assert_eq!(kept.map_or(batch.num_rows(), |kept| kept.len()), messages.len());
     (batch, Origins::Messages(messages))
+}
+
+/// The messages that became rows; the others are dead letters.
+pub(super) fn without_rejects(
+    stage: &Arc<str>,
+    mut messages: Vec<Message>,
+    rejects: Vec<Reject>,
+    dead_letters: &mut Vec<DeadLetter>,
+) -> Vec<Message> {
+    let mut rejects = rejects.into_iter().peekable();
+    let mut row = 0;
+    messages.retain(|message| {
+        let reject = rejects.next_if(|reject| reject.row == row);
+        row += 1;
+        let is_kept = reject.is_none();
+        dead_letters.extend(reject.map(|reject| dead_message(stage, message, reject)));
+        is_kept
+    });
+    messages
 }

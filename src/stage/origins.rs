@@ -104,7 +104,7 @@ impl Origins {
             Origins::Source { rows, kept } => rows.record(number(kept.as_deref(), reject.row)),
             Origins::Message { message, .. } => Record {
                 value: Some(arrow::encode(&batch.slice(reject.row, 1)).unwrap_or_default()),
-                headers: trace::without(&message.record.headers).chain(self.trace(reject.row)).collect(),
+                headers: trace::replaced(&message.record.headers, &self.trace(reject.row)),
                 rows: 1,
                 arrived: message.record.arrived,
                 ..Record::default()

@@ -11,13 +11,14 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{Part, Spanned, TopicSource};
 use crate::stage::TaskError;
 use crate::stage::envelope::Envelopes;
-use crate::stage::inlet::{Arrived, LIMIT, Polled};
-use crate::stage::origins::{Origins, Rows, dead_message};
+use crate::stage::inlet::{Arrived, LIMIT, Polled, without_rejects};
+use crate::stage::origins::{Origins, Rows};
 use crate::stage::task::now;
 use crate::topology::Stage;
 
 /// How long a poll of a topic that is not followed waits before it looks whether that was all.
 const SHORT_WAIT: Duration = Duration::from_millis(50);
+
 /// Rows from a topic of others.
 pub(super) struct OthersInlet {
     stage: Arc<str>,
@@ -86,15 +87,8 @@ impl OthersInlet {
     pub fn decode(&mut self, messages: Vec<Message>) -> Result<Arrived, TaskError> {
         self.next = messages.last().map_or(self.next, |last| last.offset + 1);
         let decoded = self.envelopes()?.decode(&messages)?;
-        let mut rejects = decoded.rejects.into_iter().peekable();
         let mut arrived = Arrived { since: now(), ..Arrived::default() };
-        let mut kept = Vec::with_capacity(messages.len());
-        for (row, message) in messages.into_iter().enumerate() {
-            match rejects.next_if(|reject| reject.row == row) {
-                Some(reject) => arrived.dead_letters.push(dead_message(&self.stage, &message, reject)),
-                None => kept.push(message),
-            }
-        }
+        let kept = without_rejects(&self.stage, messages, decoded.rejects, &mut arrived.dead_letters);
         arrived.rows.push(Rows { input: 0, batch: decoded.batch, origins: Origins::Messages(kept) });
         Ok(arrived)
     }

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ::arrow::record_batch::RecordBatch;
-use bytes::Bytes;
 
-use crate::bus::{Channel, Header, Micros, Outgoing, Record, Topic};
+use crate::bus::{Channel, Micros, Outgoing, Packer, Record, Topic};
 use crate::checkpoint::Checkpoint;
 use crate::codec::{
     self, Encoder, Text,
@@ -114,8 +113,8 @@ impl Outlet {
         if let To::Sink { encoder, .. } = &mut self.to {
             encoder.encode(&part.results, &mut encoded.text)?;
         }
-        encoded.results.extend(made.results.into_iter().map(|made| made.outgoing));
-        encoded.events.extend(made.events.into_iter().map(|made| made.outgoing));
+        encoded.results.append(&mut made.results.outgoing);
+        encoded.events.append(&mut made.events.outgoing);
         encoded.counts += part.counts();
         self.rows_out += part.counts().rows_out;
         for reject in std::mem::take(&mut part.rejects) {
@@ -130,17 +129,17 @@ impl Outlet {
         Ok(Records { results: self.results(part, arrived)?, events: self.events(part, arrived)? })
     }
 
-    fn results(&self, part: &Processed, arrived: Micros) -> Result<Vec<Made>, TaskError> {
+    fn results(&self, part: &Processed, arrived: Micros) -> Result<Made, TaskError> {
         let Outlet { task, rows_out: rows, max_record_bytes, .. } = *self;
         match &self.to {
             To::Topic(published) => published.records(part, Publisher { task, rows, arrived, max_record_bytes }),
-            To::Sink { .. } => Ok(Vec::new()),
+            To::Sink { .. } => Ok(Made::default()),
         }
     }
 
-    fn events(&self, part: &Processed, arrived: Micros) -> Result<Vec<Made>, TaskError> {
+    fn events(&self, part: &Processed, arrived: Micros) -> Result<Made, TaskError> {
         let to = self.events.partition(self.task);
-        let mut made = Vec::new();
+        let (mut made, mut headers) = (Made::default(), Packer::default());
         for events in &part.events {
             let result = |row: usize| events.results.get(row).map_or(0, |result| *result as usize);
             let ordinals = ordinals(events.data.num_rows(), |row| part.origin(result(row)));
@@ -154,11 +153,11 @@ impl Outlet {
                     time: time.and_then(|column| codec::time::micros_at(column, result(row))),
                     data: &data,
                 };
-                let mut headers = vec![header("content-type", cloudevents::CONTENT_TYPE)];
-                headers.extend(part.rows.origins.trace(origin));
-                let record =
-                    Record { value: Some(event.structured()?), headers, rows: 1, arrived, ..Record::default() };
-                made.push(Made::new(origin, &to, record));
+                headers.put("content-type", cloudevents::CONTENT_TYPE.as_bytes());
+                headers.put_all(&part.rows.origins.trace(origin));
+                let (value, headers) = (Some(event.structured()?), headers.finish());
+                let record = Record { value, headers, rows: 1, arrived, ..Record::default() };
+                made.push(origin, &to, record);
             }
         }
         Ok(made)
@@ -167,13 +166,13 @@ impl Outlet {
     /// The rows of which a record would be too large for the bus.
     fn too_large(&self, made: &Records) -> BTreeMap<usize, Reject> {
         let limit = self.max_record_bytes;
-        let all = made.results.iter().chain(&made.events);
-        let too_large = all.filter(|made| made.outgoing.record.size_bytes() > limit);
+        let all = [&made.results, &made.events].into_iter().flat_map(|made| made.outgoing.iter().zip(&made.origins));
+        let sizes = all.map(|(outgoing, row)| (outgoing.record.size_bytes(), *row));
+        let too_large = sizes.filter(|(bytes, _)| *bytes > limit);
         too_large
-            .map(|made| {
-                let bytes = made.outgoing.record.size_bytes();
+            .map(|(bytes, row)| {
                 let message = format!("a message of {bytes} bytes is too large for the bus, which takes {limit}");
-                (made.origin, Reject { row: made.origin, class: Class::TooLarge, message })
+                (row, Reject { row, class: Class::TooLarge, message })
             })
             .collect()
     }
@@ -213,8 +212,8 @@ impl Outlet {
 
 /// The records that a batch becomes.
 struct Records {
-    results: Vec<Made>,
-    events: Vec<Made>,
+    results: Made,
+    events: Made,
 }
 
 /// Rows as a stage's task 0 would publish them, had it made them.
@@ -231,8 +230,4 @@ pub(crate) fn results_of(
 /// A stage as the source of CloudEvents: `/<company>/<namespace>/<stage>`.
 pub(super) fn source(full_name: &str) -> String {
     format!("/{}", full_name.replace('.', "/"))
-}
-
-pub(super) fn header(name: &'static str, value: impl Into<Bytes>) -> Header {
-    Header { name: name.into(), value: value.into() }
 }

@@ -42,7 +42,6 @@ impl Plan {
             signals,
             meter,
             committed: Checkpoint { stage: self.shape(), ..Checkpoint::default() },
-            on_data_loss: self.bus.on_data_loss(),
         }
     }
 

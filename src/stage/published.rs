@@ -1,17 +1,15 @@
 //! Rows as messages of a topic: the stage's own results, or the topic of others that a sink writes.
 
-use std::sync::Arc;
-
 use ::arrow::array::{Array, AsArray, BooleanArray, UInt32Array};
 use ::arrow::record_batch::RecordBatch;
-use bytes::Bytes;
+use bytes::BytesMut;
 
-use crate::bus::{Header, Micros, Outgoing, Record, Topic, TopicPartition};
+use crate::bus::{Headers, Micros, Outgoing, Packer, Record, Topic, TopicPartition};
 use crate::codec::{self, json};
 use crate::config::{Format, TopicSink};
 use crate::stage::TaskError;
 use crate::stage::keys::{self, Keys};
-use crate::stage::outlet::{HEADROOM_BYTES, header, source};
+use crate::stage::outlet::{HEADROOM_BYTES, source};
 use crate::stage::owner::{SOURCE, TASK};
 use crate::stage::process::Processed;
 use crate::stage::trace::{self, Context};
@@ -32,6 +30,9 @@ pub(super) struct Published {
     attributes: Attributes,
 }
 
+/// What a key takes, mostly.
+const KEY_BYTES: usize = 16;
+
 /// Where rows go that have no key.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Keyless {
@@ -41,15 +42,21 @@ enum Keyless {
     Spread,
 }
 
-/// A record, and the row that came in of which it was made; of a record of several rows, the first of them.
+/// Records, and for each of them the row that came in of which it was made; of a record of several rows, the first of them.
+#[derive(Default)]
 pub(super) struct Made {
-    pub origin: usize,
-    pub outgoing: Outgoing,
+    pub outgoing: Vec<Outgoing>,
+    pub origins: Vec<usize>,
 }
 
 impl Made {
-    pub fn new(origin: usize, to: &TopicPartition, record: Record) -> Self {
-        Self { origin, outgoing: Outgoing { to: to.clone(), record } }
+    pub fn with_capacity(records: usize) -> Self {
+        Self { outgoing: Vec::with_capacity(records), origins: Vec::with_capacity(records) }
+    }
+
+    pub fn push(&mut self, origin: usize, to: &TopicPartition, record: Record) {
+        self.outgoing.push(Outgoing { to: to.clone(), record });
+        self.origins.push(origin);
     }
 }
 
@@ -92,9 +99,9 @@ impl Published {
     }
 
     /// The messages of what was processed.
-    pub fn records(&self, part: &Processed, by: Publisher) -> Result<Vec<Made>, TaskError> {
+    pub fn records(&self, part: &Processed, by: Publisher) -> Result<Made, TaskError> {
         if part.results.num_rows() == 0 {
-            return Ok(Vec::new());
+            return Ok(Made::default());
         }
         let split = match self.keyless {
             Keyless::Home => keys::split(&part.results, &self.key, self.partitions, by.task)?,
@@ -102,40 +109,55 @@ impl Published {
                 keys::spread(&part.results, &self.key, self.partitions, by.rows.wrapping_add(by.task.into()))?
             }
         };
-        let mut made = Vec::new();
         match self.format {
             Format::Arrow => {
+                let mut made = Made::default();
                 let traced = part.rows.origins.are_traced();
                 for (number, rows, batch) in split {
                     let to = self.topic.partition(number);
                     let origin = part.origin(result(&rows, 0));
                     let trace = |row| part.rows.origins.trace(part.origin(result(&rows, row)));
                     let traces: Vec<Context> = (0..if traced { batch.num_rows() } else { 0 }).map(trace).collect();
-                    let records = arrow_records(batch, &traces, by)?;
-                    made.extend(records.into_iter().map(|record| Made::new(origin, &to, record)));
+                    for record in arrow_records(batch, &traces, by)? {
+                        made.push(origin, &to, record);
+                    }
                 }
+                Ok(made)
             }
             Format::Json => {
                 let ordinals = ordinals(part.results.num_rows(), |result| part.origin(result));
+                let traced = part.rows.origins.are_traced();
+                let mut made = Made::with_capacity(part.results.num_rows());
+                let mut headers = Packer::default();
                 for (number, rows, batch) in split {
                     let to = self.topic.partition(number);
-                    for (row, mut record) in self.json_records(&batch, by)?.into_iter().enumerate() {
+                    let time = self.event_time.and_then(|column| batch.columns().get(column));
+                    let micros = |row| time.and_then(|column| codec::time::micros_at(column, row));
+                    self.for_each_json(&batch, by, |row, mut record| {
                         let result = result(&rows, row);
                         let origin = part.origin(result);
                         let ordinal = ordinals.get(result).copied().unwrap_or(0);
-                        let id = format!("{}/results/{ordinal}", part.rows.origins.origin(origin));
-                        record.headers.push(self.attributes.id(id));
-                        record.headers.extend(part.rows.origins.trace(origin));
-                        made.push(Made::new(origin, &to, record));
-                    }
+                        self.attributes.put(&mut headers, record.value.is_some(), micros(row));
+                        headers.write("ce_id", format_args!("{}/results/{ordinal}", part.rows.origins.origin(origin)));
+                        if traced {
+                            headers.put_all(&part.rows.origins.trace(origin));
+                        }
+                        record.headers = headers.finish();
+                        made.push(origin, &to, record);
+                    })?;
                 }
+                Ok(made)
             }
         }
-        Ok(made)
     }
 
-    /// A message for each row, but for what says where it came from.
-    fn json_records(&self, batch: &RecordBatch, by: Publisher) -> Result<Vec<Record>, TaskError> {
+    /// Gives for each row a message with its key and its value.
+    fn for_each_json(
+        &self,
+        batch: &RecordBatch,
+        by: Publisher,
+        mut each: impl FnMut(usize, Record),
+    ) -> Result<(), TaskError> {
         let mut keys = Keys::new(batch, &self.key)?;
         let (gone, values) = match self.tombstone {
             Some(column) => {
@@ -144,57 +166,44 @@ impl Published {
             None => (None, batch.clone()),
         };
         let is_gone = |gone: &BooleanArray, row: usize| gone.is_valid(row) && gone.value(row);
-        let time = self.event_time.and_then(|column| batch.columns().get(column));
-        let mut records = Vec::with_capacity(batch.num_rows());
+        let mut text = BytesMut::with_capacity(KEY_BYTES * batch.num_rows());
         for (row, value) in json::rows_to_text(&values)?.into_iter().enumerate() {
             let value = (!gone.is_some_and(|gone| is_gone(gone, row))).then_some(value);
             let key = match self.keyless {
                 _ if self.key.is_empty() => None,
                 Keyless::Spread if keys.is_null(row) => None,
-                _ => Some(Bytes::copy_from_slice(keys.key(row)?)),
+                _ => {
+                    text.extend_from_slice(keys.key(row)?);
+                    Some(text.split().freeze())
+                }
             };
-            let micros = time.and_then(|column| codec::time::micros_at(column, row));
-            let headers = self.attributes.headers(value.is_some(), micros);
-            records.push(Record { key, value, headers, rows: 1, arrived: by.arrived, batch: None });
+            each(row, Record { key, value, rows: 1, arrived: by.arrived, ..Record::default() });
         }
-        Ok(records)
+        Ok(())
     }
 }
 
 /// The attributes of CloudEvents that all messages of a stage have in common, in the binary mode of the Kafka protocol
 /// binding: each is a header.
 struct Attributes {
-    content_type: Header,
-    common: [Header; 3],
-    id: Arc<str>,
-    time: Arc<str>,
+    of_value: Headers,
+    of_tombstone: Headers,
 }
 
 impl Attributes {
     fn of(stage: &Stage) -> Self {
-        let common = [
-            header("ce_specversion", "1.0"),
-            header(SOURCE, source(&stage.full_name)),
-            header("ce_type", format!("{}.results", stage.full_name)),
-        ];
-        let content_type = header("content-type", "application/json");
-        Self { content_type, common, id: "ce_id".into(), time: "ce_time".into() }
+        let (source, kind) = (source(&stage.full_name), format!("{}.results", stage.full_name));
+        let common = [("ce_specversion", "1.0"), (SOURCE, &source), ("ce_type", &kind)];
+        let content_type = [("content-type", "application/json")];
+        Self { of_value: content_type.into_iter().chain(common).collect(), of_tombstone: common.into() }
     }
 
-    /// The headers of a message whose event happened then, without its id.
-    fn headers(&self, has_value: bool, micros: Option<Micros>) -> Vec<Header> {
-        let mut headers = Vec::with_capacity(8);
-        headers.extend(has_value.then(|| self.content_type.clone()));
-        headers.extend(self.common.iter().cloned());
-        headers.extend(micros.map(|micros| {
-            let instant = codec::time::instant(micros);
-            Header { name: self.time.clone(), value: instant.into() }
-        }));
-        headers
-    }
-
-    fn id(&self, id: String) -> Header {
-        Header { name: self.id.clone(), value: id.into() }
+    /// Puts those of a message whose event happened then.
+    fn put(&self, to: &mut Packer, has_value: bool, micros: Option<Micros>) {
+        to.put_all(if has_value { &self.of_value } else { &self.of_tombstone });
+        if let Some(micros) = micros {
+            to.put("ce_time", codec::time::instant(micros).as_bytes());
+        }
     }
 }
 
@@ -228,8 +237,7 @@ pub(super) fn ordinals(count: usize, origin: impl Fn(usize) -> usize) -> Vec<u32
 fn arrow_records(batch: RecordBatch, traces: &[Context], by: Publisher) -> Result<Vec<Record>, TaskError> {
     let rows = batch.num_rows();
     let traced = trace::headers(traces);
-    let traced_bytes: usize = traced.iter().map(|header| header.value.len()).sum();
-    let fits = |bytes: usize| bytes + traced_bytes + HEADROOM_BYTES <= by.max_record_bytes || rows <= 1;
+    let fits = |bytes: usize| bytes + traced.size_bytes() + HEADROOM_BYTES <= by.max_record_bytes || rows <= 1;
     // Most of what does not fit is not even encoded to find out.
     let encoded = fits(codec::arrow::size_bytes(&batch)).then(|| codec::arrow::encode(&batch)).transpose()?;
     let Some(value) = encoded.filter(|value| fits(value.len())) else {
@@ -239,8 +247,9 @@ fn arrow_records(batch: RecordBatch, traces: &[Context], by: Publisher) -> Resul
         records.extend(arrow_records(batch.slice(half, rows - half), second, by)?);
         return Ok(records);
     };
-    let mut headers = vec![header("content-type", codec::arrow::CONTENT_TYPE), header(TASK, by.task.to_string())];
-    headers.extend(traced);
+    let task = by.task.to_string();
+    let own = [("content-type", codec::arrow::CONTENT_TYPE.as_bytes()), (TASK, task.as_bytes())];
+    let headers = own.into_iter().chain(traced.iter()).collect();
     Ok(vec![Record {
         value: Some(value),
         headers,

@@ -8,7 +8,6 @@ use arrow::error::ArrowError;
 use crate::bus::{self, Commit, Gap, Lease, Micros, Positions, TopicPartition};
 use crate::checkpoint::{self, Checkpoint};
 use crate::codec::{self, cloudevents, csv, json};
-use crate::config::OnDataLoss;
 use crate::connector;
 use crate::stage::inlet::{Arrived, Inlet, Polled};
 use crate::stage::outlet::{Encoded, Outlet};
@@ -35,8 +34,6 @@ pub(super) struct Task {
     pub meter: Arc<Meter>,
     /// What it has committed so far.
     pub committed: Checkpoint,
-    /// What it does where it has still to read what is gone.
-    pub on_data_loss: OnDataLoss,
 }
 
 /// Why a task stopped before its input ended. What it had not committed has not happened.
@@ -121,16 +118,11 @@ impl Task {
 
     /// Goes to where the last commit left everything: input, sink and counts.
     async fn resume(&mut self) -> Result<(), Error> {
-        let mut resume = self.lease.resume().await?;
+        let resume = self.lease.resume().await?;
         if let Some(checkpoint) = &resume.checkpoint {
             let committed = Checkpoint::decode(checkpoint)?;
             let mut positions = resume.positions.clone();
-            if self.on_data_loss == OnDataLoss::Earliest {
-                let behind = committed.behind(&positions);
-                positions.retain(|partition, _| !behind.iter().any(|gap| gap.partition == *partition));
-                resume.gaps.retain(|gap| positions.contains_key(&gap.partition));
-                resume.gaps.extend(behind);
-            }
+            positions.retain(|partition, _| !resume.gaps.iter().any(|gap| gap.partition == *partition));
             committed.agrees_with(&self.committed.stage, &positions, self.signals.shared)?;
             self.committed = Checkpoint { stage: self.committed.stage.clone(), ..committed };
         }
@@ -158,8 +150,8 @@ impl Task {
         match gap.messages() {
             0 => tracing::warn!(
                 %partition, wanted, first, task,
-                "the topic was deleted and made anew; the task goes on from the oldest message there is, and what it had not \
-                 read of the former one is lost"
+                "the topic was deleted and made anew, or has lost its end; the task goes on from the oldest message that it has \
+                 not read, and what it had not read of the former one is lost"
             ),
             lost => tracing::warn!(
                 %partition, wanted, first, task, lost,

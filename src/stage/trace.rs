@@ -4,9 +4,7 @@
 //! one trace. Where they are not, a header tells how many rows in a row are of which: `ROWS traceparent tracestate` a line, or
 //! `ROWS` alone. Messages whose rows are of no trace have none of these headers, and nothing is done for them.
 
-use bytes::Bytes;
-
-use crate::bus::{Header, Record};
+use crate::bus::{Headers, Record};
 
 const PARENT: &str = "traceparent";
 const STATE: &str = "tracestate";
@@ -14,7 +12,7 @@ const STATE: &str = "tracestate";
 const RUNS: &str = "fidelio-traces";
 
 /// The context of a row as headers; empty if it is of no trace.
-pub(super) type Context = Vec<Header>;
+pub(super) type Context = Headers;
 
 /// The contexts of the rows of a message, in runs: each with the number of the row after it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -23,7 +21,7 @@ pub(super) struct Traces(Vec<(usize, Context)>);
 impl Traces {
     /// Those of a message's rows.
     pub fn of(record: &Record) -> Self {
-        if let Some(runs) = record.header(RUNS) {
+        if let Some(runs) = record.headers.get(RUNS) {
             return Self(parse(runs));
         }
         let context = context(record);
@@ -44,43 +42,40 @@ impl Traces {
 
 /// Whether the message is of a trace.
 pub(super) fn is_traced(record: &Record) -> bool {
-    record.headers.iter().any(|header| &*header.name == PARENT)
+    record.headers.get(PARENT).is_some()
 }
 
 /// The context of a message of one row.
 pub(super) fn context(record: &Record) -> Context {
-    if !is_traced(record) {
-        return Context::new();
+    match is_traced(record) {
+        true => record.headers.filter(|name| matches!(name, PARENT | STATE)),
+        false => Context::new(),
     }
-    record.headers.iter().filter(|header| matches!(&*header.name, PARENT | STATE)).cloned().collect()
 }
 
-/// The headers of a message without those that say which of its rows are of which trace.
-pub(super) fn without(headers: &[Header]) -> impl Iterator<Item = Header> {
-    headers.iter().filter(|header| !matches!(&*header.name, PARENT | STATE | RUNS)).cloned()
+/// The headers of a message with this context in place of those that say which of its rows are of which trace.
+pub(super) fn replaced(headers: &Headers, context: &Context) -> Headers {
+    let others = headers.iter().filter(|(name, _)| !matches!(*name, PARENT | STATE | RUNS));
+    others.chain(context.iter()).collect()
 }
 
 /// What a message says of its rows, of which these are the contexts.
-pub(super) fn headers(rows: &[Context]) -> Vec<Header> {
-    let Some(first) = rows.first() else { return Vec::new() };
+pub(super) fn headers(rows: &[Context]) -> Headers {
+    let Some(first) = rows.first() else { return Headers::new() };
     if rows.iter().all(|context| context == first) {
         return first.clone();
     }
     let mut runs = Vec::new();
     for run in rows.chunk_by(|a, b| a == b) {
         runs.extend_from_slice(run.len().to_string().as_bytes());
-        let words = [PARENT, STATE].map(|name| run.first().and_then(|context| value(context, name)));
+        let words = [PARENT, STATE].map(|name| run.first().and_then(|context| context.get(name)));
         for word in words.into_iter().flatten().take_while(|word| is_plain(word)) {
             runs.push(b' ');
             runs.extend_from_slice(word);
         }
         runs.push(b'\n');
     }
-    vec![Header { name: RUNS.into(), value: runs.into() }]
-}
-
-fn value<'a>(context: &'a [Header], name: &str) -> Option<&'a Bytes> {
-    context.iter().find(|header| *header.name == *name).map(|header| &header.value)
+    Headers::from([(RUNS, runs)])
 }
 
 /// Whether the value can stand in a line. One that cannot is not what the specification allows, and is left out.
@@ -88,15 +83,14 @@ fn is_plain(value: &[u8]) -> bool {
     value.iter().all(|byte| (b' '..=b'~').contains(byte))
 }
 
-fn parse(runs: &Bytes) -> Vec<(usize, Context)> {
+fn parse(runs: &[u8]) -> Vec<(usize, Context)> {
     let mut end = 0;
     let mut parsed = Vec::new();
     for line in runs.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let mut words = line.splitn(3, |byte| *byte == b' ');
         let rows = words.next().and_then(|rows| std::str::from_utf8(rows).ok()?.parse::<usize>().ok());
         end += rows.unwrap_or(0);
-        let header = |(name, value): (&str, &[u8])| Header { name: name.into(), value: runs.slice_ref(value) };
-        parsed.push((end, [PARENT, STATE].into_iter().zip(words).map(header).collect()));
+        parsed.push((end, [PARENT, STATE].into_iter().zip(words).collect()));
     }
     parsed
 }
@@ -109,9 +103,8 @@ mod tests {
 
     fn context(trace: Option<(u8, bool)>) -> Context {
         let Some((id, has_state)) = trace else { return Context::new() };
-        let header = |name: &str, value: String| Header { name: name.into(), value: value.into() };
-        let parent = header(PARENT, format!("00-{id:032x}-00f067aa0ba902b7-01"));
-        let state = has_state.then(|| header(STATE, "congo=t61rcWkgMzE, rojo=1".to_owned()));
+        let parent = (PARENT, format!("00-{id:032x}-00f067aa0ba902b7-01"));
+        let state = has_state.then(|| (STATE, "congo=t61rcWkgMzE, rojo=1".to_owned()));
         [parent].into_iter().chain(state).collect()
     }
 
@@ -123,7 +116,7 @@ mod tests {
                 traces.iter().map(|trace| context(trace.map(|(id, state)| (few(id), state)))).collect();
             let record = Record { headers: headers(&rows), ..Record::default() };
             let found = Traces::of(&record);
-            prop_assert_eq!(found.is_empty(), rows.iter().all(Vec::is_empty));
+            prop_assert_eq!(found.is_empty(), rows.iter().all(Headers::is_empty));
             for (row, context) in rows.iter().enumerate() {
                 prop_assert_eq!(&found.context(row), context);
             }
@@ -131,7 +124,7 @@ mod tests {
 
         #[test]
         fn any_header_is_read_as_something(runs: Vec<u8>, row: u16) {
-            let headers = vec![Header { name: RUNS.into(), value: runs.into() }];
+            let headers = Headers::from([(RUNS, runs)]);
             Traces::of(&Record { headers, ..Record::default() }).context(row.into());
         }
     }
@@ -140,12 +133,12 @@ mod tests {
     fn rows_of_one_trace_are_of_it_in_a_way_that_others_understand() {
         let rows = vec![context(Some((7, true))); 3];
         assert_eq!(headers(&rows), rows[0]);
-        assert_eq!(headers(&[Context::new(), Context::new()]), []);
+        assert_eq!(headers(&[Context::new(), Context::new()]), Headers::new());
     }
 
     #[test]
     fn what_cannot_be_a_context_is_left_out() {
-        let strange = vec![Header { name: PARENT.into(), value: Bytes::from_static(b"a\nb") }];
+        let strange = Headers::from([(PARENT, "a\nb")]);
         let record = Record { headers: headers(&[strange, context(Some((1, false)))]), ..Record::default() };
         let found = Traces::of(&record);
         assert_eq!((found.context(0), found.context(1)), (Context::new(), context(Some((1, false)))));

@@ -148,12 +148,7 @@ impl Worker {
         if let Some(unknown) = options.stages.iter().find(|name| topology.stage(name).is_none()) {
             return Err(Error::UnknownStage(unknown.clone()));
         }
-        let topology = found::complete(bus.as_ref(), topology).await?;
-        for stage in &topology.stages {
-            let explained = |error| found::explained(stage, error);
-            found::grow(bus.as_ref(), stage).await.map_err(explained)?;
-            bus.declare(&stage.topics).await.map_err(explained)?;
-        }
+        let topology = found::declared(bus.as_ref(), topology).await?;
         let groups: Vec<Group> = topology.stages.iter().map(|stage| stage.group()).collect();
         bus.enroll(&groups).await?;
         warn_of_former_stages(bus.as_ref(), &topology).await?;

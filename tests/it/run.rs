@@ -118,7 +118,7 @@ sink = { kind = "file", path = "out-{partition}.ndjson" }
     let mut made = 0;
     for (partition, records) in &topics {
         for record in records {
-            let id = match record.header("ce_id") {
+            let id = match record.headers.get("ce_id") {
                 Some(id) => String::from_utf8(id.to_vec()).unwrap(),
                 None if partition.topic.as_str().ends_with("items.events") => {
                     let event: serde_json::Value = serde_json::from_slice(record.payload()).unwrap();

@@ -15,7 +15,7 @@
 use bytes::{Buf, BufMut, Bytes};
 
 use super::wire::{self, Malformed};
-use crate::bus::{Header, Micros, Record};
+use crate::bus::{Headers, Micros, Record};
 
 /// Bytes before the key.
 pub(super) const HEAD_BYTES: usize = 44;
@@ -44,7 +44,7 @@ pub(super) enum Fault {
 
 /// Bytes that the record takes as a frame.
 pub(super) fn size(record: &Record) -> usize {
-    HEAD_BYTES + 8 * record.headers.len() + record.size_bytes()
+    HEAD_BYTES + record.headers.packed().len() + record.size_bytes() - record.headers.size_bytes()
 }
 
 /// Appends everything of a frame but the value, which is to follow.
@@ -61,10 +61,7 @@ pub(super) fn put_head(to: &mut Vec<u8>, offset: u64, written: Micros, record: &
     let no_value = if record.value.is_none() { NO_VALUE } else { 0 };
     to.put_u32_le(record.headers.len() as u32 | no_value);
     to.put_slice(record.key.as_deref().unwrap_or_default());
-    for header in &record.headers {
-        wire::put_bytes(to, header.name.as_bytes());
-        wire::put_bytes(to, &header.value);
-    }
+    to.put_slice(record.headers.packed());
     let covered = to.get(start + 8..).unwrap_or_default();
     let checksum = crc32c::crc32c_append(crc32c::crc32c_append(seed(length), covered), record.payload());
     if let Some(place) = to.get_mut(start + 4..start + 8) {
@@ -107,9 +104,7 @@ fn parse(mut from: Bytes) -> wire::Result<Frame> {
     let headers = wire::u32(&mut from)?;
     let key = key.checked_sub(1).map(|len| wire::take(&mut from, len)).transpose()?;
     let has_value = headers & NO_VALUE == 0;
-    let headers = (0..headers & !NO_VALUE)
-        .map(|_| Ok(Header { name: wire::text(&mut from)?, value: wire::bytes(&mut from)? }))
-        .collect::<wire::Result<Vec<_>>>()?;
+    let headers = Headers::unpack(headers & !NO_VALUE, &mut from).ok_or(Malformed)?;
     if !has_value && !from.is_empty() {
         return Err(Malformed);
     }
@@ -131,8 +126,8 @@ pub(super) mod tests {
 
     pub(crate) fn records() -> impl Strategy<Value = Record> {
         let bytes = || vec(any::<u8>(), 0..40).prop_map(Bytes::from);
-        let header = ("[a-z_]{0,9}", bytes()).prop_map(|(name, value)| Header { name: name.into(), value });
-        (proptest::option::of(bytes()), proptest::option::of(bytes()), vec(header, 0..3), any::<u32>(), any::<i64>())
+        let headers = vec(("[a-z_]{0,9}", bytes()), 0..3).prop_map(Headers::from_iter);
+        (proptest::option::of(bytes()), proptest::option::of(bytes()), headers, any::<u32>(), any::<i64>())
             .prop_map(|(key, value, headers, rows, arrived)| Record { key, value, headers, rows, arrived, batch: None })
     }
 
@@ -148,9 +143,8 @@ pub(super) mod tests {
 
     #[test]
     fn the_layout_on_disk_stays_as_it_is() {
-        let header = Header { name: "h".into(), value: Bytes::from_static(b"x") };
         let (key, value) = (Some(Bytes::from_static(b"k")), Some(Bytes::from_static(b"v")));
-        let record = Record { key, value, headers: vec![header], rows: 2, arrived: 3, batch: None };
+        let record = Record { key, value, headers: Headers::from([("h", "x")]), rows: 2, arrived: 3, batch: None };
         let tombstone = Record { value: None, ..record.clone() };
         let mut ends = Vec::new();
         for record in [record, tombstone] {

@@ -12,7 +12,7 @@ use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message as _;
-use rdkafka::producer::{BaseProducer, DeliveryResult, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
 use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaErrorCode;
 
@@ -231,6 +231,9 @@ impl Clients {
             .set("message.max.bytes", (self.spec.max_message_bytes + FRAMING_BYTES).to_string())
             .set("delivery.report.only.error", "true")
             .set("queue.buffering.max.messages", "0")
+            // The cluster writes the end of a transaction after it has answered; what belongs to the next one it refuses until
+            // then, for some milliseconds.
+            .set("retry.backoff.ms", "5")
             .set("compression.type", "lz4")
             // It counts headers when it makes a batch, and does not when it looks whether there is enough for one.
             .set("batch.size", (BATCH_BYTES + FRAMING_BYTES).to_string())
@@ -243,15 +246,6 @@ impl Clients {
 
 /// How much goes into one batch of messages for a partition.
 pub(super) const BATCH_BYTES: usize = 1_000_000;
-
-/// Sends what waits for more to come, and waits until everything is delivered or has failed, up to `timeout`. The one of
-/// `rdkafka` returns at once, or a tenth of a second later, and so does not keep the batches from waiting.
-#[allow(unsafe_code)]
-pub(super) fn flush(producer: &BaseProducer<Context>, timeout: Duration) {
-    // SAFETY: the pointer is that of a client which lives for longer than the call, and clients can be used by many threads
-    // at a time.
-    unsafe { rdkafka::bindings::rd_kafka_flush(producer.client().native_ptr(), timeout.as_millis() as i32) };
-}
 
 /// How long a change of the cluster may take.
 pub(super) fn patient() -> AdminOptions {

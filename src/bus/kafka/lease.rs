@@ -1,24 +1,24 @@
 //! A task's lease: what it reads, and its transactions.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::types::RDKafkaErrorCode as Code;
+use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::anchors::Anchors;
 use super::client::{self, Context, TICK, failed};
 use super::member::Tasks;
+use super::positions::{self, Recorded};
 use super::transaction::{TRANSACTION, is_fenced, offsets, retried, transaction};
-use super::{PATIENCE, Shared, positions, reader, wire};
+use super::watch::{Watch, replaced, topic_ids};
+use super::{PATIENCE, Shared, reader, wire};
 use crate::bus::limit::Budget;
 use crate::bus::{
     Commit, Error, Extent, Group, Lease, Limit, Message, Outgoing, Positions, Result, Resume, TopicPartition,
@@ -41,8 +41,6 @@ pub(super) struct KafkaLease {
     /// There between a resume and the first commit that fails.
     producer: Option<BaseProducer<Context>>,
     inputs: Option<Inputs>,
-    /// What was found to be of another topic than the one that the task began with; nothing more is given or committed then.
-    anew: Option<TopicPartition>,
     progress: Progress,
 }
 
@@ -60,20 +58,18 @@ struct Progress {
 
 /// The partitions that a task reads.
 struct Inputs {
-    group: Arc<str>,
     consumer: BaseConsumer<Context>,
     /// Told when there is something to poll.
     arrived: Arc<Notify>,
-    partitions: Vec<TopicPartition>,
-    /// What tells whether they are of the same topics still.
-    anchors: Anchors,
+    partitions: Arc<[TopicPartition]>,
+    watch: Watch,
     /// Polled, and not given yet.
-    pending: VecDeque<Message>,
+    pending: Vec<Message>,
     parser: wire::Parser,
     /// How much the last poll could take.
     limit: Limit,
     /// What is wrong with them, found out when nobody polled.
-    lost: Option<Error>,
+    lost: Option<KafkaError>,
 }
 
 impl KafkaLease {
@@ -84,8 +80,8 @@ impl KafkaLease {
         task: u32,
         taken: watch::Receiver<bool>,
     ) -> Self {
-        let (producer, inputs, anew, progress) = (None, None, None, Progress::new(Positions::new()));
-        Self { shared, group, member, task, taken, producer, inputs, anew, progress }
+        let (producer, inputs, progress) = (None, None, Progress::new(Positions::new()));
+        Self { shared, group, member, task, taken, producer, inputs, progress }
     }
 
     fn fenced(&self) -> Error {
@@ -131,7 +127,7 @@ impl Lease for KafkaLease {
     }
 
     async fn resume(&mut self) -> Result<Resume> {
-        (self.producer, self.inputs, self.anew) = (None, None, None);
+        (self.producer, self.inputs) = (None, None);
         if self.is_taken() {
             return Err(self.fenced());
         }
@@ -140,9 +136,14 @@ impl Lease for KafkaLease {
         let producer = self.shared.run(move |shared| take_over(shared, &group, task)).await?;
         let (group, task) = (self.group.clone(), self.task);
         let started = self.shared.ask(move |shared| start(shared, &group, task)).await;
-        let (inputs, resume) = started.map_err(|error| if self.is_taken() { self.fenced() } else { error })?;
+        let Started { inputs, resume, ahead } =
+            started.map_err(|error| if self.is_taken() { self.fenced() } else { error })?;
         (self.producer, self.inputs) = (Some(producer), Some(inputs));
         self.progress = Progress::new(resume.positions.clone());
+        // Who looks at the group sees it, too.
+        if ahead && resume.gaps.is_empty() {
+            self.transact(Vec::new(), resume.positions.clone()).await?;
+        }
         Ok(resume)
     }
 
@@ -152,23 +153,21 @@ impl Lease for KafkaLease {
             if self.is_taken() {
                 return Err(self.fenced());
             }
-            if let Some(partition) = self.anew.clone() {
-                return Err(self.begin_anew(partition).await?);
-            }
             let Some(inputs) = &mut self.inputs else { return Err(self.fenced()) };
-            if let Some(lost) = inputs.lost.take() {
-                return Err(lost);
-            }
             inputs.limit = limit;
-            inputs.fill(&self.shared)?;
+            if inputs.lost.is_none() {
+                inputs.lost = inputs.fill();
+            }
+            if let Some(error) = inputs.lost.clone() {
+                return Err(self.lost(error).await);
+            }
+            if let Some(topic) = inputs.watch.replaced(&self.shared) {
+                return Err(positions::anew(&self.shared, &self.group.name, &topic.partition(self.task)));
+            }
             if inputs.consumer.context().is_cut_off() {
                 return Err(client::cut_off(READING));
             }
             let given = inputs.give(limit);
-            self.anew = inputs.anchors.other(&self.shared, &given);
-            if self.anew.is_some() {
-                continue;
-            }
             if !given.is_empty() {
                 return Ok(given);
             }
@@ -191,13 +190,12 @@ impl Lease for KafkaLease {
             return Ok(());
         }
         let positions = self.progress.positions.clone();
-        let (settled, awaited) = self.shared.ask(move |shared| settled(shared, positions)).await?;
+        let (positions, awaited) = self.shared.ask(move |shared| ahead(shared, positions)).await?;
         self.progress.looked(awaited)?;
-        if settled == self.progress.positions {
-            return Ok(());
+        if positions != self.progress.positions {
+            self.transact(Vec::new(), positions.clone()).await?;
+            self.progress.positions = positions;
         }
-        self.transact(Vec::new(), settled.clone()).await?;
-        self.progress.positions = settled;
         Ok(())
     }
 
@@ -205,10 +203,11 @@ impl Lease for KafkaLease {
         if self.is_taken() {
             return Err(self.fenced());
         }
-        if let Some(partition) = self.anew.clone() {
-            return Err(self.begin_anew(partition).await?);
+        let (mut outgoing, mut positions) = commit.into_records(self.group.checkpoint.partition(self.task));
+        self.progress.keep(&mut positions);
+        if let (Some(Outgoing { record, .. }), Some(inputs)) = (outgoing.last_mut(), &self.inputs) {
+            record.headers = Recorded::headers(&positions, inputs.watch.ids());
         }
-        let (outgoing, positions) = commit.into_records(self.group.checkpoint.partition(self.task));
         self.transact(outgoing, positions.clone()).await?;
         self.progress.came_to(positions);
         Ok(())
@@ -223,6 +222,13 @@ impl Progress {
     fn came_to(&mut self, positions: Positions) {
         self.positions.extend(positions);
         (self.unsettled, self.awaited) = (true, false);
+    }
+
+    /// Does not take back what was passed because it is no message.
+    fn keep(&self, positions: &mut Positions) {
+        for (partition, position) in positions {
+            *position = self.positions.get(partition).map_or(*position, |passed| *passed.max(position));
+        }
     }
 
     /// Whether it is to be looked, now that nothing came, what is behind the positions: once after each commit, and then
@@ -244,13 +250,27 @@ impl Progress {
 }
 
 impl KafkaLease {
-    /// Sets the group back to the start of a partition of which it has read something else. As that is before what the task's
-    /// checkpoint says, whoever resumes it is told so, too. Gives the error that the task ends with.
-    async fn begin_anew(&mut self, partition: TopicPartition) -> Result<Error> {
-        let at = partition.clone();
-        let start = self.shared.ask(move |shared| Ok(shared.extent(&at)?.start)).await?;
-        self.transact(Vec::new(), Positions::from([(partition.clone(), start)])).await?;
-        Ok(positions::anew(&self.shared, &self.group.name, &partition))
+    /// What it means that librdkafka does not go on with the inputs.
+    async fn lost(&self, error: KafkaError) -> Error {
+        let Some(inputs) = &self.inputs else { return self.fenced() };
+        match error.rdkafka_error_code() {
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+                let (group, partitions) = (self.group.clone(), inputs.partitions.clone());
+                let (position, before) = (inputs.consumer.position(), inputs.watch.ids().clone());
+                let look = move |shared: &Shared| {
+                    if let Some(topic) = replaced(&before, &topic_ids(shared, &group)?) {
+                        let partition = partitions.iter().find(|partition| partition.topic == topic);
+                        return Ok(partition.map(|partition| positions::anew(shared, &group.name, partition)));
+                    }
+                    overtaken(shared, &group, &partitions, &position.map_err(failed(READING))?)
+                };
+                match self.shared.ask(look).await {
+                    Ok(overtaken) => overtaken.unwrap_or_else(|| failed(READING)(error)),
+                    Err(error) => error,
+                }
+            }
+            _ => failed(READING)(error),
+        }
     }
 
     async fn transact(&mut self, outgoing: Vec<Outgoing>, positions: Positions) -> Result<()> {
@@ -270,7 +290,7 @@ impl KafkaLease {
         // While the cluster deals with it, what is polled next can be taken in.
         let ahead = async {
             if let Some(inputs) = self.inputs.as_mut().filter(|inputs| inputs.lost.is_none()) {
-                inputs.lost = inputs.fill(&self.shared).err();
+                inputs.lost = inputs.fill();
             }
         };
         let (committed, ()) = tokio::join!(timeout(GIVEN_UP, committing), ahead);
@@ -290,24 +310,54 @@ fn take_over(shared: &Shared, group: &Group, task: u32) -> Result<BaseProducer<C
     Ok(producer)
 }
 
+/// Where the last commit left a task.
+struct Started {
+    inputs: Inputs,
+    resume: Resume,
+    /// Whether the group has committed less than that.
+    ahead: bool,
+}
+
 /// Goes to where the last commit left the task. Blocks.
-fn start(shared: &Shared, group: &Group, task: u32) -> Result<(Inputs, Resume)> {
+fn start(shared: &Shared, group: &Arc<Group>, task: u32) -> Result<Started> {
     let checkpoint = checkpoint(shared, &group.checkpoint.partition(task))?;
+    let recorded = checkpoint.as_ref().map(Recorded::of).unwrap_or_default();
+    let ids = topic_ids(shared, group)?;
     let asker = shared.asking_for(&group.name)?;
-    let positions::From { positions, gaps } = positions::of_task(shared, &asker, group, task)?;
-    let anchors = Anchors::before(shared, &positions)?;
+    let positions::From { positions, gaps, ahead } =
+        positions::of_task(shared, &asker, group, task, (&recorded, &ids))?;
     let mut consumer = shared.clients.consumer(&group.name)?;
     let arrived = Arc::new(Notify::new());
     let notify = arrived.clone();
     consumer.set_nonempty_callback(move || notify.notify_one());
     let assigned = offsets(&positions).and_then(|offsets| consumer.assign(&offsets));
     assigned.map_err(failed(READING))?;
-    let partitions = positions.keys().cloned().collect();
-    let (pending, parser, limit) = (VecDeque::new(), wire::Parser::default(), Limit { rows: 0, bytes: 0 });
-    let group = group.name.clone();
-    let inputs = Inputs { group, consumer, arrived, partitions, anchors, pending, parser, limit, lost: None };
+    let partitions: Arc<[TopicPartition]> = positions.keys().cloned().collect();
+    let (pending, parser, limit) = (Vec::new(), wire::Parser::default(), Limit { rows: 0, bytes: 0 });
+    let watch = Watch::new(group.clone(), partitions.clone(), ids);
+    let inputs = Inputs { consumer, arrived, partitions, watch, pending, parser, limit, lost: None };
     let checkpoint = checkpoint.and_then(|message| message.record.value);
-    Ok((inputs, Resume { checkpoint, positions, gaps, missed: 0 }))
+    Ok(Started { inputs, resume: Resume { checkpoint, positions, gaps, missed: 0 }, ahead })
+}
+
+/// That what is to be read next of one of the partitions is not there. Blocks.
+fn overtaken(
+    shared: &Shared,
+    group: &Group,
+    partitions: &[TopicPartition],
+    position: &TopicPartitionList,
+) -> Result<Option<Error>> {
+    for partition in partitions {
+        let extent = shared.extent(partition)?;
+        let at = position.find_partition(partition.topic.as_str(), partition.partition as i32);
+        if let Some(Offset::Offset(offset)) = at.map(|element| element.offset())
+            && let offset = offset.max(0) as u64
+            && !extent.has_position(offset)
+        {
+            return Ok(Some(positions::overtaken(shared, &group.name, partition, offset, extent)));
+        }
+    }
+    Ok(None)
 }
 
 /// The task's last checkpoint. Blocks.
@@ -340,7 +390,7 @@ fn checkpoint(shared: &Shared, at: &TopicPartition) -> Result<Option<Message>> {
 
 /// The positions, those of them brought to the end of their partition that are not there and behind which there is no
 /// message; and whether behind others there is one. Blocks.
-fn settled(shared: &Shared, mut positions: Positions) -> Result<(Positions, bool)> {
+fn ahead(shared: &Shared, mut positions: Positions) -> Result<(Positions, bool)> {
     let mut awaited = false;
     for (partition, position) in &mut positions {
         let Extent { start, end } = shared.extent(partition)?;
@@ -357,62 +407,47 @@ fn settled(shared: &Shared, mut positions: Positions) -> Result<(Positions, bool
 }
 
 impl Inputs {
-    /// Polls until there is as much as may be given, or nothing more for now.
-    fn fill(&mut self, shared: &Shared) -> Result<()> {
+    /// Polls until there is as much as may be given, or nothing more for now. Gives what librdkafka does not get over by itself.
+    fn fill(&mut self) -> Option<KafkaError> {
         let mut budget = Budget::new(self.limit);
         let mut fits = self.pending.iter().all(|message| budget.take(&message.record));
         while fits {
-            match self.consumer.poll(Duration::ZERO) {
-                None => break,
-                Some(Ok(message)) => {
+            match self.consumer.poll(Duration::ZERO)? {
+                Ok(message) => {
                     if let Some(at) = self.partitions.iter().find(|at| at.topic.as_str() == message.topic()) {
                         let message = self.parser.message(at, &message);
                         fits = budget.take(&message.record);
-                        self.pending.push_back(message);
+                        self.pending.push(message);
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) => {}
-                Some(Err(error)) => self.lost(shared, error)?,
+                Err(error) if is_lasting(&error) => return Some(error),
+                Err(_) => {}
             }
         }
-        Ok(())
+        None
     }
 
     fn give(&mut self, limit: Limit) -> Vec<Message> {
         let mut budget = Budget::new(limit);
-        let mut given = Vec::new();
-        while let Some(message) = self.pending.pop_front_if(|message| budget.take(&message.record)) {
-            given.push(message);
-        }
-        given
+        let fits = self.pending.iter().take_while(|message| budget.take(&message.record)).count();
+        let rest = self.pending.split_off(fits);
+        std::mem::replace(&mut self.pending, rest)
     }
+}
 
-    /// What is wrong with an input. What librdkafka gets over by itself is not.
-    fn lost(&self, shared: &Shared, error: KafkaError) -> Result<()> {
-        match error.rdkafka_error_code() {
-            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
-                let position = self.consumer.position().map_err(failed(READING))?;
-                for partition in &self.partitions {
-                    let extent = shared.extent(partition)?;
-                    let at = position.find_partition(partition.topic.as_str(), partition.partition as i32);
-                    if let Some(Offset::Offset(offset)) = at.map(|element| element.offset())
-                        && let offset = offset.max(0) as u64
-                        && !extent.has_position(offset)
-                    {
-                        return Err(positions::overtaken(shared, &self.group, partition, offset, extent));
-                    }
-                }
-                Err(failed(READING)(error))
-            }
-            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
-                Err(failed(READING)(error))
-            }
-            _ => match failed(READING)(error) {
-                error if error.is_passing() => Ok(()),
-                error => Err(error),
-            },
-        }
-    }
+/// Whether an input is not read on after that.
+fn is_lasting(error: &KafkaError) -> bool {
+    let of_an_input = matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::AutoOffsetReset
+                | Code::OffsetOutOfRange
+                | Code::UnknownTopicOrPartition
+                | Code::UnknownTopic
+                | Code::UnknownPartition
+        )
+    );
+    of_an_input || !(matches!(error, KafkaError::PartitionEOF(_)) || failed(READING)(error.clone()).is_passing())
 }
 
 #[cfg(test)]
@@ -442,6 +477,20 @@ mod tests {
         progress.looked(true).unwrap();
         progress.looked(false).unwrap();
         progress.looked(true).unwrap();
+    }
+
+    #[test]
+    fn what_was_passed_is_not_taken_back_by_a_commit_that_is_about_another_input() {
+        let quiet = Topic::new("acme.shop.quiet.results").partition(0);
+        let mut passed = at(5);
+        passed.insert(quiet.clone(), 9);
+        let progress = Progress::new(passed);
+        let mut positions = at(6);
+        positions.insert(quiet.clone(), 7);
+        progress.keep(&mut positions);
+        assert_eq!(positions.get(&quiet), Some(&9));
+        assert_eq!(positions.values().max(), Some(&9));
+        assert!(positions.values().any(|position| *position == 6));
     }
 
     #[test]

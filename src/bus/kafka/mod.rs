@@ -4,21 +4,22 @@
 //! A stage's group subscribes to the stage's checkpoint topic and to nothing else: it has a partition for each task, so
 //! whoever is given partition `n` of it runs task `n`, and reads partition `n` of all inputs, however many partitions
 //! each of them has (`member`). What a task reads is in `lease`, from where on in `positions`, and whether a topic is
-//! still the one it was in `anchors`; how it commits, in `transaction`; how records look on the wire, in `wire`;
+//! still the one it was in `watch`; how it commits, in `transaction`; how records look on the wire, in `wire`;
 //! topics and their settings, in `topics`; reading without a group, in `reader`; how clients are set up and what their
-//! errors mean, in `client`.
+//! errors mean, in `client`; what librdkafka can do and `rdkafka` does not offer, in `native`.
 //!
 //! A task's producer has a transactional id of its own. Whoever runs the task next takes that id over, which ends what
 //! the one before it left open and fences it.
 
-mod anchors;
 mod client;
 mod lease;
 mod member;
+mod native;
 mod positions;
 mod reader;
 mod topics;
 mod transaction;
+mod watch;
 mod wire;
 
 use std::collections::{BTreeMap, HashMap};
@@ -34,9 +35,11 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use self::client::{Clients, Context, failed, on_thread};
 use self::member::KafkaMember;
+use self::positions::Recorded;
 use self::reader::Readers;
+use self::watch::Ids;
 use super::{Bus, Error, Extent, Group, Limit, Log, Member, Message, Result, Topic, TopicPartition, TopicSpec};
-use crate::config::{self, OnDataLoss};
+use crate::config;
 
 /// How long a request that changes nothing may take before the cluster counts as not reachable.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -283,10 +286,6 @@ impl Bus for Kafka {
         self.shared.ask(move |shared| is_drained(shared, &group)).await
     }
 
-    fn on_data_loss(&self) -> OnDataLoss {
-        self.shared.clients.spec.on_data_loss
-    }
-
     fn max_record_bytes(&self) -> usize {
         self.shared.clients.spec.max_message_bytes
     }
@@ -305,7 +304,8 @@ impl Bus for Kafka {
 fn is_drained(shared: &Shared, group: &Group) -> Result<bool> {
     let asker = shared.asking_for(&group.name)?;
     for task in 0..group.tasks {
-        for (partition, position) in positions::of_task(shared, &asker, group, task)?.positions {
+        let known = (&Recorded::default(), &Ids::new());
+        for (partition, position) in positions::of_task(shared, &asker, group, task, known)?.positions {
             let end = shared.extent(&partition)?.end;
             if shared.uncommitted_end(&partition)? != end {
                 return Ok(false);

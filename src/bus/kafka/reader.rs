@@ -22,8 +22,6 @@ const OPEN: usize = 16;
 pub(super) struct Readers {
     /// By what they read.
     of: Mutex<HashMap<TopicPartition, Reader>>,
-    /// For a look at one message here and there.
-    looking: Mutex<Option<Reader>>,
 }
 
 struct Reader {
@@ -75,28 +73,6 @@ pub(super) fn read(
 /// Whether there is a message at that offset or behind it. Blocks.
 pub(super) fn has_more(shared: &Shared, from: &TopicPartition, offset: u64) -> Result<bool> {
     Ok(!read(shared, from, offset, Limit::ONE, Duration::ZERO)?.is_empty())
-}
-
-/// The message at that offset, if there is one. Blocks.
-pub(super) fn at(shared: &Shared, of: &TopicPartition, offset: u64) -> Result<Option<Message>> {
-    let asking = shared.asking();
-    let mut looking = asking.readers.looking.lock();
-    let mut reader = match looking.take() {
-        Some(mut reader) => {
-            reader.go_to(of, offset)?;
-            reader
-        }
-        None => Reader::open(shared, of, offset)?,
-    };
-    let found = match reader.read(shared, of, Limit::ONE, Duration::ZERO) {
-        // Retention has gone on meanwhile.
-        Err(Error::OutOfRange { .. }) => Vec::new(),
-        found => found?,
-    };
-    // What it would read ahead nobody wants.
-    reader.consumer.unassign().map_err(failed("reading a partition"))?;
-    *looking = Some(reader);
-    Ok(found.into_iter().find(|message| message.offset == offset))
 }
 
 /// The last message of a partition, if there is one. Blocks.

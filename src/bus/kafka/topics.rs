@@ -73,6 +73,8 @@ fn settings(bus: &config::Kafka, spec: &TopicSpec) -> Vec<(&'static str, String)
             ("retention.bytes", bytes.map_or("-1".to_owned(), |bytes| bytes.to_string())),
         ],
     };
+    // A message's own timestamp is when its rows arrived in the pipeline.
+    settings.push(("message.timestamp.type", "CreateTime".to_owned()));
     settings.push(("max.message.bytes", (bus.max_message_bytes + FRAMING_BYTES).to_string()));
     settings.extend(bus.min_insync_replicas.map(|replicas| ("min.insync.replicas", replicas.to_string())));
     settings

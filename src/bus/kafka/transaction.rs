@@ -11,7 +11,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::client::{self, Context, TICK, text};
 use super::member::Tasks;
-use super::wire;
+use super::{native, wire};
 use crate::bus::{Outgoing, Positions};
 
 /// The longest that a step of a transaction may take; what is open for longer, the cluster itself gives up.
@@ -82,7 +82,7 @@ fn send(producer: &BaseProducer<Context>, outgoing: &[Outgoing]) -> Result<()> {
                 Some(Code::State) => return producer.begin_transaction().and(Err(error)),
                 _ => return Err(error),
             }
-            client::flush(producer, TICK);
+            native::flush(producer, TICK);
             producer.poll(Duration::ZERO);
             message = refused;
         }
@@ -103,17 +103,17 @@ fn let_go(producer: &BaseProducer<Context>, waiting: usize) {
         producer.poll(Duration::ZERO);
         // It may have had no time to send them.
         if started.elapsed() > STALLED {
-            client::flush(producer, MOMENT);
+            native::flush(producer, MOMENT);
         }
     }
-    client::flush(producer, MOMENT);
+    native::flush(producer, MOMENT);
 }
 
 /// Waits until everything that was sent is delivered or has failed.
 fn delivered(producer: &BaseProducer<Context>) {
     let deadline = Instant::now() + TRANSACTION;
     while producer.in_flight_count() > 0 && Instant::now() < deadline && !producer.context().is_cut_off() {
-        client::flush(producer, TICK);
+        native::flush(producer, TICK);
         producer.poll(Duration::ZERO);
     }
 }

@@ -3,15 +3,17 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
-use rdkafka::message::{BorrowedMessage, Header as KafkaHeader, Headers, Message as _, OwnedHeaders};
+use bytes::{Bytes, BytesMut};
+use rdkafka::message::{BorrowedMessage, Header as KafkaHeader, Headers as _, Message as _, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 
-use crate::bus::{Header, Message, Micros, Outgoing, Record, TopicPartition};
+use super::native;
+use crate::bus::{Message, Micros, Outgoing, Packer, Record, TopicPartition};
 
 /// How many rows are in the message; 1 without it.
 const ROWS: &str = "fidelio-rows";
-/// When the oldest of them arrived, in microseconds since the epoch; the message's own timestamp without it.
+/// When the oldest of them arrived, in microseconds since the epoch; the message's own timestamp without it, which is in
+/// milliseconds.
 const ARRIVED: &str = "fidelio-arrived";
 
 /// The message that a record becomes.
@@ -41,62 +43,60 @@ fn timestamp(arrived: Micros, now: SystemTime) -> Option<i64> {
 
 fn headers(record: &Record, millis: Option<i64>) -> OwnedHeaders {
     let mut headers = OwnedHeaders::new_with_capacity(record.headers.len() + 2);
-    for Header { name, value } in &record.headers {
-        headers = headers.insert(KafkaHeader { key: name, value: Some(&value[..]) });
+    for (name, value) in record.headers.iter() {
+        headers = headers.insert(KafkaHeader { key: name, value: Some(value) });
     }
     if record.rows != 1 {
         headers = headers.insert(KafkaHeader { key: ROWS, value: Some(&record.rows.to_string()) });
     }
-    if millis.and_then(|millis| millis.checked_mul(1000)) != Some(record.arrived) {
+    if millis.is_none() {
         headers = headers.insert(KafkaHeader { key: ARRIVED, value: Some(&record.arrived.to_string()) });
     }
     headers
 }
 
-/// Makes records of messages. Headers are mostly those of the message before, and are shared with it then.
+/// Bytes of memory that messages share: little enough that one which is kept keeps little else.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Makes records of messages. What small ones are made of lies in pieces of memory that they share.
 #[derive(Default)]
 pub(super) struct Parser {
-    before: Vec<Header>,
+    piece: BytesMut,
+    headers: Packer,
 }
 
 impl Parser {
     /// The record that a message is.
     pub(super) fn message(&mut self, from: &TopicPartition, message: &BorrowedMessage<'_>) -> Message {
         let mut record = Record {
-            key: message.key().map(Bytes::copy_from_slice),
-            value: message.payload().map(Bytes::copy_from_slice),
+            key: message.key().map(|key| self.copy(key)),
+            value: message.payload().map(|value| self.copy(value)),
             rows: 1,
             arrived: message.timestamp().to_millis().unwrap_or(0).saturating_mul(1000),
             ..Record::default()
         };
-        if let Some(headers) = message.headers() {
-            record.headers.reserve(headers.count());
-            for header in headers.iter() {
-                let value = header.value.unwrap_or_default();
-                let number = if matches!(header.key, ROWS | ARRIVED) { number(value) } else { None };
-                match (header.key, number) {
-                    (ROWS, Some(rows)) => record.rows = u32::try_from(rows).unwrap_or(1),
-                    (ARRIVED, Some(micros)) => record.arrived = micros,
-                    (name, _) => {
-                        let header = self.header(record.headers.len(), name, value);
-                        record.headers.push(header);
-                    }
-                }
+        native::for_each_header(message, |name, value| {
+            let number = if name.starts_with(b"fidelio-") { number(value) } else { None };
+            match (name, number) {
+                (name, Some(rows)) if name == ROWS.as_bytes() => record.rows = u32::try_from(rows).unwrap_or(1),
+                (name, Some(micros)) if name == ARRIVED.as_bytes() => record.arrived = micros,
+                // Other clients need not write names in UTF-8.
+                _ => self.headers.put(&String::from_utf8_lossy(name), value),
             }
-        }
+        });
+        record.headers = self.headers.finish();
         Message { partition: from.clone(), offset: message.offset().max(0) as u64, record }
     }
 
-    /// The header at that place of a message.
-    fn header(&mut self, place: usize, name: &str, value: &[u8]) -> Header {
-        let whole = || Header { name: name.into(), value: Bytes::copy_from_slice(value) };
-        match self.before.get_mut(place) {
-            Some(before) if *before.name != *name => *before = whole(),
-            Some(before) if before.value != value => before.value = Bytes::copy_from_slice(value),
-            Some(_) => {}
-            None => self.before.push(whole()),
+    fn copy(&mut self, bytes: &[u8]) -> Bytes {
+        if bytes.len() > PIECE_BYTES / 4 {
+            return Bytes::copy_from_slice(bytes);
         }
-        self.before.get(place).cloned().unwrap_or_else(whole)
+        if self.piece.capacity() < bytes.len() {
+            self.piece = BytesMut::with_capacity(PIECE_BYTES);
+        }
+        self.piece.extend_from_slice(bytes);
+        self.piece.split().freeze()
     }
 }
 

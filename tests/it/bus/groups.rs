@@ -137,7 +137,7 @@ pub async fn a_fenced_task_cannot_commit(f: Box<dyn Fixture>) {
     assert_eq!(all_texts(f.bus(), &to).await, ["old", "new"]);
 }
 
-pub async fn a_group_that_is_forgotten_starts_anew(f: Box<dyn Fixture>) {
+pub async fn a_group_that_is_forgotten_has_no_positions_but_its_checkpoints(f: Box<dyn Fixture>) {
     let (_feeder, mut feeder, topic) = writer(&*f, "feeder").await;
     feeder.commit(results(&topic.partition(0), &["1", "2"])).await.unwrap();
     let group = stage(&*f, "a", &[&topic], 1).await;
@@ -156,9 +156,13 @@ pub async fn a_group_that_is_forgotten_starts_anew(f: Box<dyn Fixture>) {
 
     let (_member, mut leases) = join(f.bus(), &group).await;
     let resume = leases[0].resume().await.unwrap();
-    assert_eq!(resume.positions, Positions::from([(topic.partition(0), 0)]));
     assert_eq!(resume.checkpoint, Some("all".into()), "what a task published stays, and so does its checkpoint");
-    assert_eq!(poll(&mut leases[0], 2).await.len(), 2);
+    // A cluster also forgets groups that nobody has run for some days, whose tasks go on as their checkpoints say.
+    let position = if f.bus().is_shared() { 2 } else { 0 };
+    assert_eq!(resume.positions, Positions::from([(topic.partition(0), position)]));
+    feeder.commit(results(&topic.partition(0), &["3"])).await.unwrap();
+    let read = poll(&mut leases[0], 3 - position as usize).await;
+    assert_eq!(texts(&read), ["1", "2", "3"][position as usize..]);
 }
 
 pub async fn retention_waits_for_consumers(f: Box<dyn Fixture>) {

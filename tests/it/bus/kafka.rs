@@ -69,6 +69,10 @@ impl Log for Settled {
 
 #[async_trait]
 impl Bus for Settled {
+    fn is_shared(&self) -> bool {
+        self.bus.is_shared()
+    }
+
     async fn declare(&self, topics: &[TopicSpec]) -> Result<()> {
         self.bus.declare(topics).await
     }

@@ -71,7 +71,9 @@ const CASES: &[(&str, Case)] = &[
     ("resuming takes polls back", |f| groups::resuming_takes_polls_back(f).boxed()),
     ("a task is one member's at a time", |f| groups::a_task_is_one_members_at_a_time(f).boxed()),
     ("a fenced task cannot commit", |f| groups::a_fenced_task_cannot_commit(f).boxed()),
-    ("a group that is forgotten starts anew", |f| groups::a_group_that_is_forgotten_starts_anew(f).boxed()),
+    ("a group that is forgotten has no positions but its checkpoints", |f| {
+        groups::a_group_that_is_forgotten_has_no_positions_but_its_checkpoints(f).boxed()
+    }),
     ("retention waits for consumers", |f| groups::retention_waits_for_consumers(f).boxed()),
     ("a crash loses nothing", |f| durability::a_crash_loses_nothing(f).boxed()),
     ("closing loses nothing", |f| durability::closing_loses_nothing(f).boxed()),

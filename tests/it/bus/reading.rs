@@ -1,7 +1,7 @@
 //! What was written can be read.
 
 use bytes::Bytes;
-use fidelio::bus::{Channel, Commit, Error, Extent, Header, Limit, Outgoing, Record, TopicPartition};
+use fidelio::bus::{Channel, Commit, Error, Extent, Headers, Limit, Outgoing, Record, TopicPartition};
 
 use super::Fixture;
 use super::support::*;
@@ -82,13 +82,12 @@ pub async fn every_byte_survives(f: Box<dyn Fixture>) {
     let (_member, mut lease, topic) = writer(&*f, "a").await;
     let to = topic.partition(0);
     let all_bytes: Bytes = (0..=255).collect::<Vec<u8>>().into();
-    let header = |text: &str, value: &Bytes| Header { name: name(text), value: value.clone() };
     let records = [
         Record::default(),
         Record { key: Some(Bytes::new()), value: Some(Bytes::new()), rows: u32::MAX, arrived: -1, ..Record::default() },
         Record { key: Some(all_bytes.clone()), value: Some(all_bytes.clone()), arrived: i64::MAX, ..Record::default() },
         Record {
-            headers: vec![header("b", &all_bytes), header("a", &Bytes::new()), header("b", &Bytes::new())],
+            headers: Headers::from([("b", all_bytes.clone()), ("a", Bytes::new()), ("b", Bytes::new())]),
             ..record("ü")
         },
     ];

@@ -1,6 +1,5 @@
 //! Short ways to say what the cases do.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use fidelio::bus::{
@@ -102,8 +101,4 @@ pub async fn poll(lease: &mut Box<dyn Lease>, count: usize) -> Vec<Message> {
         messages.extend(lease.poll(ALL, AGES).await.unwrap());
     }
     messages
-}
-
-pub fn name(text: &str) -> Arc<str> {
-    text.into()
 }

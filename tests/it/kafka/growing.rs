@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
+use super::PATIENCE;
 use super::interop::{COPY, copy, delete, lags, make, producer, tail};
-use super::{PATIENCE, tool};
-use crate::support::{Running, Scratch, get, is_ready, until};
+use crate::support::{Running, Scratch, broker, get, is_ready, until};
 
 /// Writes these numbers to a partition.
 fn write(producer: &BaseProducer, topic: &str, partition: i32, numbers: std::ops::Range<u32>) {
@@ -18,7 +21,12 @@ fn write(producer: &BaseProducer, topic: &str, partition: i32, numbers: std::ops
 }
 
 fn grow(topic: &str, partitions: u32) {
-    tool("topics", &["--alter", "--topic", topic, "--partitions", &partitions.to_string()], "");
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", broker()).create().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let more = NewPartitions::new(topic, partitions as usize);
+    let grown = runtime.block_on(admin.create_partitions([&more], &AdminOptions::new())).unwrap();
+    grown.into_iter().for_each(|grown| drop(grown.unwrap()));
 }
 
 /// How often each number is in the copy.
@@ -91,6 +99,24 @@ fn partitions_that_others_add_while_workers_run_are_read_without_a_restart() {
     scratch.write("p.toml", bounded);
     scratch.run().assert_balanced();
     assert_eq!(copied(&scratch, &output), once(0..50));
+}
+
+#[test]
+fn a_worker_that_starts_while_another_one_makes_room_for_more_partitions_waits_until_it_sees_them() {
+    let (scratch, input, output) = attentive("unaware", COPY);
+    write(&producer(None), &input, 0, 0..10);
+    scratch.run().assert_balanced();
+    // What another worker does that has seen them.
+    for topic in ["events", "commands", "private.dlq", "private.checkpoint"] {
+        grow(&format!("acme.unaware-{}.in.{topic}", std::process::id()), 2);
+    }
+    let mut worker = Running::start(scratch.command(&["run", "p.toml"]).env("FIDELIO_LOG", "info"));
+    worker.wait_for_log("looking again, since there may be more partitions");
+    grow(&input, 2);
+    worker.ended_well();
+    write(&producer(None), &input, 1, 10..20);
+    scratch.run().assert_balanced();
+    assert_eq!(copied(&scratch, &output), once(0..20));
 }
 
 #[test]

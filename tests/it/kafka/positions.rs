@@ -7,8 +7,8 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::Producer;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use super::PATIENCE;
-use super::interop::{COPY, copy, delete, make, producer, send, tail};
+use super::interop::{COPY, copy, delete, lags, make, producer, send, tail};
+use super::{PATIENCE, tool};
 use crate::support::{Running, Scratch, broker, until};
 
 /// Writes messages with these numbers to the only partition of a topic.
@@ -123,11 +123,11 @@ fn a_topic_that_was_made_anew_between_runs_is_noticed_also_where_it_has_grown_pa
     scratch.run().assert_balanced();
     make_anew(&input, 100..130);
     let said = refusal(&scratch);
-    assert!(
-        said.contains(&format!("the checkpoint goes on from offset 10 of {input}/0, and the bus from 0")),
-        "{said}"
+    let expected = format!(
+        "{input}/0: the topic was deleted and made anew since acme.anew-{}.in began to read it",
+        std::process::id()
     );
-    assert!(said.contains("the topic was deleted and made anew"), "{said}");
+    assert!(said.contains(&expected), "{said}");
 
     go_on_from_the_earliest(&scratch);
     scratch.run();
@@ -143,7 +143,7 @@ fn a_topic_that_is_made_anew_while_it_is_read_is_noticed_also_where_it_has_grown
     let mut worker = Running::start(&mut scratch.command(&["run", "p.toml"]));
     until("what was there is copied", || copied(&scratch, &output).len() == 10);
     make_anew(&input, 100..130);
-    // By what it has read, or where it reads while the new one is short, by its checkpoint.
+    // By its id, or where it reads while the new one is short, by its end.
     worker.wait_for_log("deleted");
     assert_eq!(worker.ended().code(), Some(1));
 
@@ -160,4 +160,48 @@ fn a_topic_that_is_made_anew_while_it_is_read_is_noticed_also_where_it_has_grown
     until("all of the next one is copied", || all_of(200..250));
     worker.terminate();
     worker.ended_well();
+}
+
+#[test]
+fn a_topic_that_was_made_anew_is_noticed_also_after_a_worker_has_read_of_it_and_was_killed() {
+    let (scratch, input, output) = copy("unnoticed", &COPY.replace(", follow = false", ""));
+    write(&input, 0..10);
+    let mut worker = Running::start(&mut scratch.command(&["run", "p.toml"]));
+    until("what was there is copied", || copied(&scratch, &output).len() == 10);
+    worker.signal("STOP");
+    make_anew(&input, 100..130);
+    worker.signal("CONT");
+    until("something of the new one is read, or it is noticed", || {
+        copied(&scratch, &output).len() > 10 || !worker.is_running()
+    });
+    worker.kill();
+    assert!(refusal(&scratch).contains("the topic was deleted and made anew"));
+}
+
+#[test]
+fn a_stage_whose_group_the_cluster_has_forgotten_goes_on_from_its_checkpoint() {
+    let (scratch, input, output) = copy("forgotten", COPY);
+    go_on_from_the_earliest(&scratch);
+    write(&input, 0..10);
+    scratch.run().assert_balanced();
+    let group = format!("acme.forgotten-{}.in", std::process::id());
+    tool("consumer-groups", &["--delete", "--group", &group], "");
+    write(&input, 10..12);
+    scratch.run().assert_balanced();
+    assert_eq!(copied(&scratch, &output), Vec::from_iter(0..12));
+    assert_eq!(lags(&group, &input), ["0"]);
+    // What somebody sets back is brought forward; what is set forward is left out.
+    write(&input, 12..15);
+    let reset = |to: &str| {
+        let at = ["--group", &group, "--topic", &input, "--reset-offsets", "--to-offset", to, "--execute"];
+        tool("consumer-groups", &at, "");
+    };
+    reset("3");
+    scratch.run().assert_balanced();
+    assert_eq!(copied(&scratch, &output), Vec::from_iter(0..15));
+    assert_eq!(lags(&group, &input), ["0"]);
+    write(&input, 15..20);
+    reset("18");
+    scratch.run();
+    assert_eq!(copied(&scratch, &output), Vec::from_iter((0..15).chain(18..20)));
 }
