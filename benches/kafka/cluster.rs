@@ -43,6 +43,12 @@ impl Broker {
         made.into_iter().for_each(|made| drop(made.unwrap()));
     }
 
+    /// How often the first task of a stage has committed: each time it leaves a checkpoint, and the mark of a transaction.
+    pub fn commits(&self, stage: &str) -> i64 {
+        let topic = format!("{stage}.private.checkpoint");
+        self.admin.inner().fetch_watermarks(&topic, 0, PATIENCE).unwrap().1 / 2
+    }
+
     /// Deletes the topics whose names start like this.
     pub fn delete(&self, runtime: &tokio::runtime::Runtime, prefix: &str) {
         let all = self.admin.inner().fetch_metadata(None, PATIENCE).unwrap();

@@ -101,7 +101,8 @@ impl ClientContext for Context {
     /// that librdkafka logs as an error also comes as one, to whoever asked for something.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
-            RDKafkaLogLevel::Warning => tracing::info!(facility, "{message}"),
+            // That properties of the pipeline which only some clients have are set for all of them is meant to be so.
+            RDKafkaLogLevel::Warning if facility != "CONFWARN" => tracing::info!(facility, "{message}"),
             _ => tracing::debug!(facility, "{message}"),
         }
         if facility == "FAIL" {
