@@ -86,7 +86,7 @@ fn measure(wanted: &Wanted, runtime: &Runtime, broker: &Broker, shape: &Shape, d
     let (value, header) = (read.value_bytes as f64 / rows, read.header_bytes as f64 / rows);
     println!("{} messages; {value:.1} bytes of value and {header:.1} of headers a row", read.messages);
 
-    let program = program::compile();
+    let program = wanted.part("copy").then(program::compile).unwrap_or_default();
     let mut table = Table { lines: Vec::new(), row_bytes: value + header };
     for round in 0..=wanted.rounds {
         let mut add = |name, measured: &mut dyn FnMut() -> f64| {
