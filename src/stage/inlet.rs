@@ -277,13 +277,6 @@ impl TopicInlet {
             since: messages.iter().map(|message| message.record.arrived).min().unwrap_or(0),
             ..Arrived::default()
         };
-        if let Some(input) = self.only_json(&messages)
-            && let Some(TopicInput { decoder: Some(decoder), .. }) = self.inputs.get_mut(input)
-        {
-            let (batch, origins) = decode_lines(&self.stage, decoder.as_mut(), messages, &mut arrived.dead_letters);
-            arrived.rows.push(Rows { input, batch, origins });
-            return Ok(arrived);
-        }
         let mut messages = messages.into_iter().peekable();
         while let Some(message) = messages.next() {
             let unknown = || bus::Error::UnknownTopic(message.partition.topic.clone());
@@ -320,17 +313,6 @@ impl TopicInlet {
             arrived.rows.push(Rows { input: number, batch, origins });
         }
         Ok(arrived)
-    }
-
-    /// The input that all messages are of, where each of them is a row and was published by who owns the topic.
-    fn only_json(&self, messages: &[Message]) -> Option<usize> {
-        let first = &messages.first()?.partition.topic;
-        let number = *self.by_topic.get(first)?;
-        let owner = &self.inputs.get(number)?.owner;
-        let is_alike = |message: &Message| {
-            message.partition.topic == *first && is_json(message) && owner.published(&message.record)
-        };
-        messages.iter().all(is_alike).then_some(number)
     }
 
     fn number(&self, message: &Message) -> Option<usize> {

@@ -303,8 +303,8 @@ impl Bus for Kafka {
 /// Whether there is nothing behind a group's positions, neither what is committed nor what may still be. Blocks.
 fn is_drained(shared: &Shared, group: &Group) -> Result<bool> {
     let asker = shared.asking_for(&group.name)?;
+    let known = (&Recorded::default(), &Ids::new());
     for task in 0..group.tasks {
-        let known = (&Recorded::default(), &Ids::new());
         for (partition, position) in positions::of_task(shared, &asker, group, task, known)?.positions {
             let end = shared.extent(&partition)?.end;
             if shared.uncommitted_end(&partition)? != end {

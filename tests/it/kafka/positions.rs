@@ -143,7 +143,6 @@ fn a_topic_that_is_made_anew_while_it_is_read_is_noticed_also_where_it_has_grown
     let mut worker = Running::start(&mut scratch.command(&["run", "p.toml"]));
     until("what was there is copied", || copied(&scratch, &output).len() == 10);
     make_anew(&input, 100..130);
-    // By its id, or where it reads while the new one is short, by its end.
     worker.wait_for_log("deleted");
     assert_eq!(worker.ended().code(), Some(1));
 
