@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::{FutureExt, ready};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -13,8 +14,8 @@ use tokio::time::{Instant, timeout_at};
 use super::limit::Budget;
 use super::sole::SoleMember;
 use super::{
-    Bus, Cleanup, Commit, Error, Extent, Group, Lease, Limit, Log, Member, Message, Outgoing, Positions, Record,
-    Result, Resume, Topic, TopicPartition, TopicSpec,
+    Bus, Cleanup, Commit, Error, Extent, Group, Lease, Limit, Log, Member, Message, Outcome, Outgoing, Positions,
+    Record, Result, Resume, Topic, TopicPartition, TopicSpec,
 };
 
 /// The largest record it takes, in bytes.
@@ -211,7 +212,14 @@ impl Bus for Memory {
         consumer.epoch.send_replace(epoch);
         let leases = (0..group.tasks).zip(positions).map(|(task, positions)| -> Box<dyn Lease> {
             let cursors = positions.into_iter().collect();
-            Box::new(MemoryLease { shared: self.shared.clone(), group: group.clone(), task, epoch, cursors })
+            Box::new(MemoryLease {
+                shared: self.shared.clone(),
+                group: group.clone(),
+                task,
+                epoch,
+                cursors,
+                written: Vec::new(),
+            })
         });
         let member = SoleMember::new(leases.collect(), epoch, consumer.epoch.subscribe());
         // Polls that wait under an older lease are to learn that it is fenced.
@@ -272,6 +280,8 @@ struct MemoryLease {
     epoch: u64,
     /// The task's partitions with the offset that is polled next; the one whose turn it is comes first.
     cursors: VecDeque<(TopicPartition, u64)>,
+    /// For the next commit.
+    written: Vec<Outgoing>,
 }
 
 #[async_trait]
@@ -286,6 +296,7 @@ impl Lease for MemoryLease {
         let positions = state.positions(&self.group, self.task)?;
         let checkpoints = state.partition(&self.group.checkpoint.partition(self.task))?;
         self.cursors = positions.clone().into_iter().collect();
+        self.written.clear();
         Ok(Resume {
             checkpoint: checkpoints.records.back().and_then(|record| record.value.clone()),
             positions,
@@ -294,7 +305,7 @@ impl Lease for MemoryLease {
     }
 
     async fn poll(&mut self, limit: Limit, wait: Duration) -> Result<Vec<Message>> {
-        let Self { shared, group, task, epoch, cursors } = self;
+        let Self { shared, group, task, epoch, cursors, .. } = self;
         let look = |state: &State| {
             state.check_epoch(group, *task, *epoch)?;
             let mut budget = Budget::new(limit);
@@ -312,8 +323,14 @@ impl Lease for MemoryLease {
         Ok(found)
     }
 
-    async fn commit(&mut self, commit: Commit) -> Result<()> {
-        let (outgoing, positions) = commit.into_records(self.group.checkpoint.partition(self.task));
+    async fn write(&mut self, mut records: Vec<Outgoing>) -> Result<()> {
+        self.written.append(&mut records);
+        Ok(())
+    }
+
+    async fn submit(&mut self, commit: Commit) -> Result<Outcome> {
+        let (mut outgoing, positions) = commit.into_records(self.group.checkpoint.partition(self.task));
+        outgoing.splice(..0, self.written.drain(..));
         let mut state = self.shared.state();
         state.check_epoch(&self.group, self.task, self.epoch)?;
         for Outgoing { to, record } in &outgoing {
@@ -332,6 +349,6 @@ impl Lease for MemoryLease {
         }
         drop(state);
         self.shared.commits.send_modify(|commits| *commits += 1);
-        Ok(())
+        Ok(ready(Ok(())).boxed())
     }
 }

@@ -21,6 +21,7 @@ use std::time::Duration;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
 use crate::config;
 pub use headers::Headers;
@@ -340,12 +341,25 @@ pub trait Lease: Send {
         Ok(())
     }
 
+    /// Takes records that the next commit makes visible, before its own. They are not seen before that, and never if it does
+    /// not come. A bus can begin to send them; what is wrong with them, the commit says at the latest.
+    async fn write(&mut self, records: Vec<Outgoing>) -> Result<()>;
+
     /// Makes a step visible and, as far as the bus was told to, durable: all of it, or none. On a cluster it is seen a
     /// moment after this has returned, and not in all topics at the same instant. When this gives
     /// [`Error::Fenced`], nothing of it happened. After any other error the outcome is unknown and the lease is of no
     /// more use: the task is to be resumed under a new one.
-    async fn commit(&mut self, commit: Commit) -> Result<()>;
+    async fn commit(&mut self, commit: Commit) -> Result<()> {
+        self.submit(commit).await?.await
+    }
+
+    /// Hands a step over, to go on with polls and writes while it is committed. The outcome is that of
+    /// [`Lease::commit`]; the next step may be handed over once it is known.
+    async fn submit(&mut self, commit: Commit) -> Result<Outcome>;
 }
+
+/// What becomes of a commit.
+pub type Outcome = BoxFuture<'static, Result<()>>;
 
 /// Opens the bus that a pipeline names, to work with it. `data_dir` is used instead of the pipeline's.
 pub fn open(spec: &config::Bus, data_dir: Option<&Path>) -> Result<Arc<dyn Bus>> {

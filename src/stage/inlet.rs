@@ -21,9 +21,12 @@ use crate::stage::origins::{Origins, Rows, SourceRows, dead_message, relative_na
 use crate::stage::others::OthersInlet;
 use crate::stage::owner::Owner;
 
-/// How much one step of a task takes in at most: enough that a commit costs little per row, and little enough that a
-/// batch in each stage of a pipeline fits in memory many times over.
+/// How much one commit of a task takes in at most: enough that it costs little per row, and little enough that a batch in
+/// each stage of a pipeline fits in memory many times over.
 pub(super) const LIMIT: Limit = Limit { rows: 1 << 15, bytes: 4 << 20 };
+/// How much of it is polled at a time where it comes in messages: little enough that it stays in the caches of a processor
+/// until it is encoded.
+pub(super) const STEP: Limit = Limit { bytes: 1 << 20, ..LIMIT };
 
 /// What a poll gave, undecoded.
 pub(super) enum Polled {
@@ -47,14 +50,22 @@ impl Polled {
         }
     }
 
-    /// Whether it is so much that there is likely to be more.
-    pub fn is_full(&self) -> bool {
-        let bytes = match self {
+    /// Bytes of payload.
+    pub fn bytes(&self) -> usize {
+        match self {
             Polled::Block(block) => block.rows.bytes.len(),
             Polled::Messages(messages) => messages.iter().map(|message| message.record.payload().len()).sum(),
             Polled::Idle | Polled::Finished => 0,
+        }
+    }
+
+    /// Whether it is so much that there is likely to be more.
+    pub fn is_full(&self) -> bool {
+        let Limit { rows, bytes } = match self {
+            Polled::Messages(_) => STEP,
+            _ => LIMIT,
         };
-        self.rows() >= LIMIT.rows as u64 / 2 || bytes >= LIMIT.bytes / 2
+        self.rows() >= rows as u64 / 2 || self.bytes() >= bytes / 2
     }
 }
 
@@ -130,7 +141,7 @@ impl Inlet {
                 connector::Polled::Finished => Polled::Finished,
             }),
             Inlet::Topics(_) => {
-                let messages = lease.poll(LIMIT, wait).await?;
+                let messages = lease.poll(STEP, wait).await?;
                 Ok(if messages.is_empty() { Polled::Idle } else { Polled::Messages(messages) })
             }
             Inlet::Others(inlet) => inlet.poll(lease, wait).await,

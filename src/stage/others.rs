@@ -11,7 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{Part, Spanned, TopicSource};
 use crate::stage::TaskError;
 use crate::stage::envelope::Envelopes;
-use crate::stage::inlet::{Arrived, LIMIT, Polled, without_rejects};
+use crate::stage::inlet::{Arrived, Polled, STEP, without_rejects};
 use crate::stage::origins::{Origins, Rows};
 use crate::stage::task::now;
 use crate::topology::Stage;
@@ -68,7 +68,7 @@ impl OthersInlet {
             return Ok(Polled::Finished);
         }
         let wait = if self.follow { wait } else { wait.min(SHORT_WAIT) };
-        let mut messages = lease.poll(LIMIT, wait).await?;
+        let mut messages = lease.poll(STEP, wait).await?;
         if messages.is_empty() {
             return Ok(if !self.follow && self.was_all().await? { Polled::Finished } else { Polled::Idle });
         }

@@ -191,15 +191,18 @@ impl Outlet {
         }
     }
 
-    /// Writes the text of a step to the sink, and gives the sink's position once it is durable.
-    pub async fn flush(&mut self, text: Text) -> Result<Option<Position>, connector::Error> {
+    /// Writes the text of a step to the sink.
+    pub async fn write(&mut self, text: Text) -> Result<(), connector::Error> {
         match &mut self.to {
-            To::Sink { sink, .. } => {
-                if !text.bytes.is_empty() {
-                    sink.write(text).await?;
-                }
-                sink.flush().await.map(Some)
-            }
+            To::Sink { sink, .. } if !text.bytes.is_empty() => sink.write(text).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the sink's position once what was written to it is durable.
+    pub async fn flush(&mut self) -> Result<Option<Position>, connector::Error> {
+        match &mut self.to {
+            To::Sink { sink, .. } => sink.flush().await.map(Some),
             To::Topic(_) => Ok(None),
         }
     }

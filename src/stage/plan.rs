@@ -14,7 +14,7 @@ use crate::stage::owner::Owner;
 use crate::stage::process::Queries;
 use crate::stage::published::Published;
 use crate::stage::signals::Signals;
-use crate::stage::task::Task;
+use crate::stage::task::{Task, Written};
 use crate::stage::worker::Options;
 use crate::telemetry::Meter;
 use crate::topology::{Stage, Topology, Work};
@@ -42,6 +42,8 @@ impl Plan {
             signals,
             meter,
             committed: Checkpoint { stage: self.shape(), ..Checkpoint::default() },
+            written: Written::default(),
+            committing: None,
         }
     }
 

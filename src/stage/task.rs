@@ -5,11 +5,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::error::ArrowError;
 
-use crate::bus::{self, Commit, Gap, Lease, Micros, Positions, TopicPartition};
+use crate::bus::{self, Commit, Gap, Lease, Micros, Outcome, Positions, TopicPartition};
 use crate::checkpoint::{self, Checkpoint};
 use crate::codec::{self, cloudevents, csv, json};
 use crate::connector;
-use crate::stage::inlet::{Arrived, Inlet, Polled};
+use crate::fidelity::Counts;
+use crate::stage::inlet::{Arrived, Inlet, LIMIT, Polled};
 use crate::stage::outlet::{Encoded, Outlet};
 use crate::stage::process::Queries;
 use crate::stage::signals::Signals;
@@ -32,8 +33,12 @@ pub(super) struct Task {
     pub signals: Signals,
     /// What is seen of it from outside.
     pub meter: Arc<Meter>,
-    /// What it has committed so far.
+    /// What it has committed so far, once all that it has written is.
     pub committed: Checkpoint,
+    /// What it has written since its last commit.
+    pub written: Written,
+    /// The last commit, until it is known what became of it.
+    pub committing: Option<(Outcome, Written)>,
 }
 
 /// Why a task stopped before its input ended. What it had not committed has not happened.
@@ -97,16 +102,28 @@ impl Task {
     pub async fn run(mut self) -> Result<(), Error> {
         self.resume().await?;
         while let Some(polled) = self.poll().await? {
-            let mut prepared = Some(prepare(&mut self.inlet, &mut self.queries, &mut self.outlet, polled)?);
-            while let Some(step) = prepared {
-                let ahead = self.poll_ahead(&step).await?;
-                prepared = self.commit(step, ahead).await?;
-            }
+            let went = self.go_through(polled).await;
+            self.confirm().await?;
+            went?;
         }
         self.finish().await
     }
 
-    /// What is prepared while a step is committed: something where there is more than one step takes in. What has only
+    /// Goes through what was polled, and what comes right behind it.
+    async fn go_through(&mut self, polled: Polled) -> Result<(), Error> {
+        let mut next = Some(polled);
+        while let Some(polled) = next {
+            let step = self.prepare(polled)?;
+            next = self.poll_ahead(&step).await?;
+            match &next {
+                Some(next) if self.has_room_behind(&step, next) => self.write(step).await?,
+                _ => self.commit(step).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What is dealt with while a step is committed: something where there is more than one step takes in. What has only
     /// begun to arrive is not divided, so that it is not kept waiting for two commits.
     async fn poll_ahead(&mut self, step: &Step) -> Result<Option<Polled>, Error> {
         if !step.full || self.signals.draining() {
@@ -114,6 +131,25 @@ impl Task {
         }
         let polled = self.inlet.poll(self.lease.as_mut(), Duration::ZERO).await?;
         Ok(Some(polled).filter(|polled| matches!(polled, Polled::Block(_) | Polled::Messages(_))))
+    }
+
+    /// Decode, process and encode.
+    fn prepare(&mut self, polled: Polled) -> Result<Step, Error> {
+        let (rows_in, bytes, full) = (polled.rows(), polled.bytes(), polled.is_full());
+        let (positions, source) = (positions(&polled), self.inlet.position());
+        let Arrived { rows, dead_letters, since, foreign } = self.inlet.decode(polled)?;
+        let processed = self.queries.process(rows)?;
+        let mut encoded = self.outlet.encode(dead_letters, since, processed)?;
+        encoded.counts.rows_in = rows_in;
+        encoded.counts.foreign = foreign;
+        Ok(Step { encoded, positions, source, bytes, full })
+    }
+
+    /// Whether the commit that takes the step in can also take what comes next.
+    fn has_room_behind(&self, step: &Step, next: &Polled) -> bool {
+        let rows = self.written.counts.rows_in + step.encoded.counts.rows_in + next.rows();
+        let bytes = self.written.bytes + step.bytes + next.bytes();
+        rows <= LIMIT.rows as u64 && bytes <= LIMIT.bytes
     }
 
     /// Goes to where the last commit left everything: input, sink and counts.
@@ -136,7 +172,8 @@ impl Task {
         // that had ended has not.
         let had_ended = std::mem::take(&mut self.committed.ended);
         if had_ended || !resume.gaps.is_empty() || (self.outlet.is_sink() && self.committed.sink.is_none()) {
-            self.write(Step::empty(self.inlet.position()), None).await?;
+            self.commit(Step::empty(self.inlet.position())).await?;
+            self.confirm().await?;
         }
         resume.gaps.iter().for_each(|gap| self.report(gap));
         Ok(())
@@ -165,7 +202,8 @@ impl Task {
     /// to other workers that a source has ended.
     async fn finish(&mut self) -> Result<(), Error> {
         if self.outlet.is_sink() || self.committed.ended {
-            self.write(Step::empty(self.inlet.position()), None).await?;
+            self.commit(Step::empty(self.inlet.position())).await?;
+            self.confirm().await?;
         }
         Ok(self.lease.settle().await?)
     }
@@ -198,33 +236,66 @@ impl Task {
         }
     }
 
-    /// Commits what became of a poll, and reports it. Prepares meanwhile what was polled ahead.
-    async fn commit(&mut self, step: Step, ahead: Option<Polled>) -> Result<Option<Step>, Error> {
-        let (counts, since) = (step.encoded.counts, step.encoded.since);
-        let prepared = self.write(step, ahead).await?;
-        self.meter.committed(counts, now() - since, self.inlet.input());
-        prepared.transpose()
+    /// Hands over what became of a poll, for the next commit.
+    async fn write(&mut self, step: Step) -> Result<(), Error> {
+        let Commit { results: mut records, events, dead_letters, .. } = self.take(step).await?;
+        records.extend(events);
+        records.extend(dead_letters);
+        Ok(self.lease.write(records).await?)
     }
 
-    /// Makes a step visible, all of it or nothing. What became of the next one is another matter.
-    async fn write(&mut self, step: Step, ahead: Option<Polled>) -> Result<Option<Result<Step, Error>>, Error> {
-        let Step { encoded, positions, source, .. } = step;
-        self.committed.sink = self.outlet.flush(encoded.text).await?;
+    /// Begins to make a step visible, with what was written before it: all of it or nothing.
+    async fn commit(&mut self, step: Step) -> Result<(), Error> {
+        let records = self.take(step).await?;
+        self.committed.sink = self.outlet.flush().await?;
+        let commit =
+            Commit { checkpoint: self.committed.encode()?, positions: self.committed.positions.clone(), ..records };
+        self.confirm().await?;
+        let outcome = self.lease.submit(commit).await?;
+        self.committing = Some((outcome, std::mem::take(&mut self.written)));
+        Ok(())
+    }
+
+    /// Waits until what is being committed is visible, and reports it.
+    async fn confirm(&mut self) -> Result<(), Error> {
+        if let Some((outcome, Written { counts, since, .. })) = self.committing.take() {
+            outcome.await?;
+            if counts.rows_in > 0 {
+                self.meter.committed(counts, now() - since, self.inlet.input());
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a step into what is committed next, and gives its records.
+    async fn take(&mut self, step: Step) -> Result<Commit, Error> {
+        let Step { encoded, positions, source, bytes, .. } = step;
+        self.outlet.write(encoded.text).await?;
         self.committed.source = source;
         self.committed.positions.extend(positions);
         self.committed.counts += encoded.counts;
-        let commit = Commit {
-            results: encoded.results,
-            events: encoded.events,
-            dead_letters: encoded.dead_letters,
-            checkpoint: self.committed.encode()?,
-            positions: self.committed.positions.clone(),
-        };
-        let Self { lease, inlet, queries, outlet, .. } = self;
-        let prepared = async { ahead.map(|polled| prepare(inlet, queries, outlet, polled)) };
-        let (committed, prepared) = tokio::join!(lease.commit(commit), prepared);
-        committed?;
-        Ok(prepared)
+        self.written.add(encoded.counts, encoded.since, bytes);
+        let Encoded { results, events, dead_letters, .. } = encoded;
+        Ok(Commit { results, events, dead_letters, ..Commit::default() })
+    }
+}
+
+/// What the next commit takes in, so far.
+#[derive(Default)]
+pub(super) struct Written {
+    counts: Counts,
+    /// When the oldest of the rows arrived in the pipeline.
+    since: Micros,
+    /// Bytes that were polled.
+    bytes: usize,
+}
+
+impl Written {
+    fn add(&mut self, counts: Counts, since: Micros, bytes: usize) {
+        let is_first = self.counts == Counts::default();
+        self.since = if is_first { since } else { self.since.min(since) };
+        self.counts += counts;
+        self.bytes += bytes;
     }
 }
 
@@ -234,6 +305,8 @@ struct Step {
     positions: Positions,
     /// Where the source connector was after the poll, where there is one.
     source: Option<connector::Position>,
+    /// Bytes that were polled.
+    bytes: usize,
     /// Whether there is likely to be more.
     full: bool,
 }
@@ -241,19 +314,8 @@ struct Step {
 impl Step {
     /// A step of no rows.
     fn empty(source: Option<connector::Position>) -> Self {
-        Self { encoded: Encoded::default(), positions: Positions::new(), source, full: false }
+        Self { encoded: Encoded::default(), positions: Positions::new(), source, bytes: 0, full: false }
     }
-}
-
-/// Decode, process and encode.
-fn prepare(inlet: &mut Inlet, queries: &mut Queries, outlet: &mut Outlet, polled: Polled) -> Result<Step, Error> {
-    let (rows_in, positions, source, full) = (polled.rows(), positions(&polled), inlet.position(), polled.is_full());
-    let Arrived { rows, dead_letters, since, foreign } = inlet.decode(polled)?;
-    let processed = queries.process(rows)?;
-    let mut encoded = outlet.encode(dead_letters, since, processed)?;
-    encoded.counts.rows_in = rows_in;
-    encoded.counts.foreign = foreign;
-    Ok(Step { encoded, positions, source, full })
 }
 
 /// How far a poll brings the input partitions it is of.

@@ -1,4 +1,4 @@
-//! A step is prepared while the one before it is committed. When that commit fails, what was prepared has not happened
+//! Steps are prepared and written while those before them are committed. When that commit fails, they have not happened
 //! either: nothing is doubled and nothing lost.
 
 use std::collections::BTreeMap;
@@ -9,13 +9,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fidelio::bus::memory::Memory;
 use fidelio::bus::{
-    Bus, Change, Commit, Error, Extent, Group, Lease, Limit, Log, Member, Message, Result, Resume, Topic,
-    TopicPartition, TopicSpec,
+    Bus, Change, Commit, Error, Extent, Group, Lease, Limit, Log, Member, Message, Outcome, Outgoing, Result, Resume,
+    Topic, TopicPartition, TopicSpec,
 };
 use fidelio::config::Draft;
 use fidelio::sql::Engine;
 use fidelio::stage::{Options, Summary, Worker};
 use fidelio::topology::Topology;
+use futures::future::{FutureExt, ready};
 use tokio::sync::Mutex;
 
 use crate::support::{Scratch, orders, records};
@@ -28,6 +29,7 @@ namespace = "overlap"
 source = { kind = "file", path = "in.ndjson" }
 key = ["customer"]
 partitions = 2
+format = "json"
 [stages.orders.schema]
 id = "bigint not null"
 customer = "text not null"
@@ -59,20 +61,28 @@ const FAILURES: [Failure; 3] = [Failure::Fenced, Failure::Lost, Failure::Unanswe
 #[derive(Clone)]
 struct Failing {
     memory: Memory,
-    /// How many have failed so far.
-    failed: Arc<AtomicUsize>,
+    counted: Arc<Counted>,
+}
+
+/// What happened so far.
+#[derive(Default)]
+struct Counted {
+    /// Commits that failed.
+    failed: AtomicUsize,
+    /// Steps that were written for the commit of a later one.
+    written: AtomicUsize,
 }
 
 struct FailingMember {
     member: Box<dyn Member>,
-    failed: Arc<AtomicUsize>,
+    counted: Arc<Counted>,
 }
 
 struct FailingLease {
     lease: Arc<Mutex<Box<dyn Lease>>>,
     task: u32,
     left: Arc<Mutex<Vec<Failure>>>,
-    failed: Arc<AtomicUsize>,
+    counted: Arc<Counted>,
     /// Where the next message is that was not polled yet.
     polled: BTreeMap<TopicPartition, u64>,
 }
@@ -103,7 +113,7 @@ impl Bus for Failing {
     }
 
     async fn join(&self, group: Group) -> Result<Box<dyn Member>> {
-        Ok(Box::new(FailingMember { member: self.memory.join(group).await?, failed: self.failed.clone() }))
+        Ok(Box::new(FailingMember { member: self.memory.join(group).await?, counted: self.counted.clone() }))
     }
 
     async fn groups(&self) -> Result<Vec<Arc<str>>> {
@@ -135,7 +145,7 @@ impl Member for FailingMember {
                 task: lease.task(),
                 lease: Arc::new(Mutex::new(lease)),
                 left: Arc::new(Mutex::new(FAILURES.to_vec())),
-                failed: self.failed.clone(),
+                counted: self.counted.clone(),
                 polled: BTreeMap::new(),
             })),
             change => change,
@@ -150,8 +160,8 @@ impl Lease for FailingLease {
     }
 
     fn again(&self) -> Option<Box<dyn Lease>> {
-        let (lease, left, failed) = (self.lease.clone(), self.left.clone(), self.failed.clone());
-        Some(Box::new(Self { lease, task: self.task, left, failed, polled: BTreeMap::new() }))
+        let (lease, left, counted) = (self.lease.clone(), self.left.clone(), self.counted.clone());
+        Some(Box::new(Self { lease, task: self.task, left, counted, polled: BTreeMap::new() }))
     }
 
     async fn resume(&mut self) -> Result<Resume> {
@@ -165,18 +175,24 @@ impl Lease for FailingLease {
         Ok(messages)
     }
 
-    async fn commit(&mut self, commit: Commit) -> Result<()> {
+    async fn write(&mut self, records: Vec<Outgoing>) -> Result<()> {
+        self.counted.written.fetch_add(1, Ordering::Relaxed);
+        self.lease.lock().await.write(records).await
+    }
+
+    async fn submit(&mut self, commit: Commit) -> Result<Outcome> {
         let is_ahead = self.polled.iter().any(|(at, next)| commit.positions.get(at).is_some_and(|to| to < next));
         let failure = if is_ahead { self.left.lock().await.pop() } else { None };
-        let Some(failure) = failure else { return self.lease.lock().await.commit(commit).await };
-        self.failed.fetch_add(1, Ordering::Relaxed);
+        let Some(failure) = failure else { return self.lease.lock().await.submit(commit).await };
+        self.counted.failed.fetch_add(1, Ordering::Relaxed);
         if matches!(failure, Failure::Unanswered) {
             self.lease.lock().await.commit(commit).await?;
         }
-        Err(match failure {
+        let error = match failure {
             Failure::Fenced => Error::Fenced { group: "of the test".into(), task: self.task },
             _ => Error::Broker { action: "committing", detail: "no answer".to_owned(), passing: true },
-        })
+        };
+        Ok(ready(Err(error)).boxed())
     }
 }
 
@@ -196,7 +212,7 @@ async fn run(scratch: &Scratch, bus: Arc<dyn Bus>) -> Summary {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_fails_while_the_next_step_is_prepared_doubles_and_loses_nothing() {
+async fn a_commit_that_fails_while_the_next_steps_are_prepared_doubles_and_loses_nothing() {
     let input = orders(300_000);
     let (undisturbed, disturbed) = (Scratch::with(PIPELINE), Scratch::with(PIPELINE));
     undisturbed.write("in.ndjson", &input);
@@ -204,11 +220,12 @@ async fn a_commit_that_fails_while_the_next_step_is_prepared_doubles_and_loses_n
 
     let bus = Arc::new(Memory::new());
     let expected = run(&undisturbed, bus.clone()).await;
-    let failing = Failing { memory: Memory::new(), failed: Arc::default() };
+    let failing = Failing { memory: Memory::new(), counted: Arc::default() };
     let found = run(&disturbed, Arc::new(failing.clone())).await;
 
     // Two tasks of each stage that reads another one.
-    assert_eq!(failing.failed.load(Ordering::Relaxed), 2 * 2 * FAILURES.len());
+    assert_eq!(failing.counted.failed.load(Ordering::Relaxed), 2 * 2 * FAILURES.len());
+    assert!(failing.counted.written.load(Ordering::Relaxed) > 0, "no commit took in more than one step");
     for (found, expected) in found.stages.iter().zip(&expected.stages) {
         assert_eq!(found.account.lost, 0);
         assert_eq!(found.account.counts, expected.account.counts);

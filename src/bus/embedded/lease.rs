@@ -5,14 +5,16 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::future::select_all;
+use futures::future::{FutureExt, select_all};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::committer::{Request, Step};
 use super::shared::Shared;
 use crate::bus::limit::Budget;
-use crate::bus::{Commit, Error, Group, Lease, Limit, Message, Outgoing, Positions, Result, Resume, TopicPartition};
+use crate::bus::{
+    Commit, Error, Group, Lease, Limit, Message, Outcome, Outgoing, Positions, Result, Resume, TopicPartition,
+};
 
 /// The lease of one task.
 pub(super) struct EmbeddedLease {
@@ -24,6 +26,8 @@ pub(super) struct EmbeddedLease {
     current_epoch: watch::Receiver<u64>,
     /// The task's partitions; the one whose turn it is comes first.
     cursors: VecDeque<Cursor>,
+    /// For the next commit.
+    written: Vec<Outgoing>,
 }
 
 /// How far a partition is polled.
@@ -42,7 +46,8 @@ impl EmbeddedLease {
         epoch: u64,
     ) -> Result<Self> {
         let current_epoch = shared.epoch(&group.name);
-        let mut lease = Self { shared, requests, group, task, epoch, current_epoch, cursors: VecDeque::new() };
+        let (cursors, written) = (VecDeque::new(), Vec::new());
+        let mut lease = Self { shared, requests, group, task, epoch, current_epoch, cursors, written };
         lease.go_to(&lease.positions()?.0);
         Ok(lease)
     }
@@ -114,6 +119,7 @@ impl Lease for EmbeddedLease {
         self.check_epoch()?;
         let (positions, missed) = self.positions()?;
         self.go_to(&positions);
+        self.written.clear();
         let checkpoints = self.group.checkpoint.partition(self.task);
         let end = self.shared.view.state().partition(&checkpoints)?.extent.end;
         let checkpoint = match end.checked_sub(1) {
@@ -141,9 +147,15 @@ impl Lease for EmbeddedLease {
         }
     }
 
-    async fn commit(&mut self, commit: Commit) -> Result<()> {
+    async fn write(&mut self, mut records: Vec<Outgoing>) -> Result<()> {
+        self.written.append(&mut records);
+        self.check_epoch()
+    }
+
+    async fn submit(&mut self, commit: Commit) -> Result<Outcome> {
         self.check_epoch()?;
-        let (outgoing, positions) = commit.into_records(self.group.checkpoint.partition(self.task));
+        let (mut outgoing, positions) = commit.into_records(self.group.checkpoint.partition(self.task));
+        outgoing.splice(..0, self.written.drain(..));
         let limit = self.shared.options.max_record_bytes;
         for Outgoing { to, record } in &outgoing {
             let bytes = record.size_bytes();
@@ -155,6 +167,7 @@ impl Lease for EmbeddedLease {
         let step =
             Step { group: self.group.name.clone(), task: self.task, epoch: self.epoch, outgoing, positions, reply };
         self.requests.send(Request::Commit(step)).map_err(|_| self.shared.refusal())?;
-        answer.await.unwrap_or_else(|_| Err(self.shared.refusal()))
+        let shared = self.shared.clone();
+        Ok(async move { answer.await.unwrap_or_else(|_| Err(shared.refusal())) }.boxed())
     }
 }

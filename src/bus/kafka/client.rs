@@ -232,21 +232,26 @@ impl Clients {
             .set("message.max.bytes", (self.spec.max_message_bytes + FRAMING_BYTES).to_string())
             .set("delivery.report.only.error", "true")
             .set("queue.buffering.max.messages", "0")
+            .set("queue.buffering.max.kbytes", (QUEUE_BYTES.max(2 * self.spec.max_message_bytes) >> 10).to_string())
             // The cluster writes the end of a transaction after it has answered; what belongs to the next one it refuses until
             // then, for some milliseconds.
             .set("retry.backoff.ms", "5")
             .set("compression.type", "lz4")
-            // It counts headers when it makes a batch, and does not when it looks whether there is enough for one.
-            .set("batch.size", (BATCH_BYTES + FRAMING_BYTES).to_string())
-            .set("batch.num.messages", "1000000")
-            // What does not fill a batch waits for `flush`.
+            // As soon as a batch is delivered the next one is sent, of which there is no more than one on its way. It is as
+            // large as one of these says; headers count where it is put together, but not where it is looked whether there
+            // is enough for one, so that bytes alone would keep small messages with headers waiting.
+            .set("batch.size", BATCH_BYTES.to_string())
+            .set("batch.num.messages", "4096")
+            // Less than that waits for `flush`: a thread of its would look without rest for what may go and cannot yet.
             .set("linger.ms", "1000");
         self.create(client, self.context())
     }
 }
 
 /// How much goes into one batch of messages for a partition.
-pub(super) const BATCH_BYTES: usize = 1_000_000;
+const BATCH_BYTES: usize = 1_000_000;
+/// How much waits to be sent or delivered: a transaction is mostly less than that.
+const QUEUE_BYTES: usize = 64 << 20;
 
 /// How long a change of the cluster may take.
 pub(super) fn patient() -> AdminOptions {

@@ -4,24 +4,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client::{self, Context, TICK, failed};
 use super::member::Tasks;
 use super::positions::{self, Recorded};
-use super::transaction::{TRANSACTION, is_fenced, offsets, retried, transaction};
+use super::transaction::{TRANSACTION, offsets, retried};
 use super::watch::{Watch, replaced, topic_ids};
+use super::writer::{self, Order};
 use super::{PATIENCE, Shared, reader, wire};
 use crate::bus::limit::Budget;
 use crate::bus::{
-    Commit, Error, Extent, Group, Lease, Limit, Message, Outgoing, Positions, Result, Resume, TopicPartition,
+    Commit, Error, Extent, Group, Lease, Limit, Message, Outcome, Outgoing, Positions, Result, Resume, TopicPartition,
 };
 
 /// After that a commit is given up: librdkafka 2.12 can wait for ever for a group's coordinator that went away while it
@@ -29,7 +31,7 @@ use crate::bus::{
 const GIVEN_UP: Duration = TRANSACTION.saturating_add(PATIENCE);
 
 pub(super) const READING: &str = "reading a task's inputs";
-const COMMITTING: &str = "committing";
+pub(super) const COMMITTING: &str = "committing";
 
 /// The right to run a task.
 pub(super) struct KafkaLease {
@@ -38,8 +40,8 @@ pub(super) struct KafkaLease {
     member: Arc<BaseConsumer<Tasks>>,
     task: u32,
     taken: watch::Receiver<bool>,
-    /// There between a resume and the first commit that fails.
-    producer: Option<BaseProducer<Context>>,
+    /// There from a resume on.
+    writer: Option<mpsc::Sender<Order>>,
     inputs: Option<Inputs>,
     progress: Progress,
 }
@@ -80,8 +82,8 @@ impl KafkaLease {
         task: u32,
         taken: watch::Receiver<bool>,
     ) -> Self {
-        let (producer, inputs, progress) = (None, None, Progress::new(Positions::new()));
-        Self { shared, group, member, task, taken, producer, inputs, progress }
+        let (writer, inputs, progress) = (None, None, Progress::new(Positions::new()));
+        Self { shared, group, member, task, taken, writer, inputs, progress }
     }
 
     fn fenced(&self) -> Error {
@@ -91,27 +93,6 @@ impl KafkaLease {
     /// Whether the task is somebody else's by now, as far as the cluster has said.
     fn is_taken(&self) -> bool {
         *self.taken.borrow() || self.taken.has_changed().is_err()
-    }
-
-    /// What keeps a record from being sent. Blocks where a topic is not known yet.
-    fn check(shared: &Shared, outgoing: &[Outgoing], positions: &Positions) -> Result<()> {
-        let there = |at: &TopicPartition| match shared.has(at)? {
-            true => Ok(()),
-            false => Err(Error::UnknownPartition(at.clone())),
-        };
-        let limit = shared.clients.spec.max_message_bytes;
-        let mut last = None;
-        for Outgoing { to, record } in outgoing {
-            if last != Some(to) {
-                there(to)?;
-                last = Some(to);
-            }
-            let bytes = record.size_bytes();
-            if bytes > limit {
-                return Err(Error::TooLarge { to: to.clone(), bytes, limit });
-            }
-        }
-        positions.keys().try_for_each(there)
     }
 }
 
@@ -127,7 +108,7 @@ impl Lease for KafkaLease {
     }
 
     async fn resume(&mut self) -> Result<Resume> {
-        (self.producer, self.inputs) = (None, None);
+        (self.writer, self.inputs) = (None, None);
         if self.is_taken() {
             return Err(self.fenced());
         }
@@ -138,11 +119,12 @@ impl Lease for KafkaLease {
         let started = self.shared.ask(move |shared| start(shared, &group, task)).await;
         let Started { inputs, resume, ahead } =
             started.map_err(|error| if self.is_taken() { self.fenced() } else { error })?;
-        (self.producer, self.inputs) = (Some(producer), Some(inputs));
+        let writer = writer::start(self.shared.clone(), self.member.clone(), producer, self.fenced())?;
+        (self.writer, self.inputs) = (Some(writer), Some(inputs));
         self.progress = Progress::new(resume.positions.clone());
         // Who looks at the group sees it, too.
         if ahead && resume.gaps.is_empty() {
-            self.transact(Vec::new(), resume.positions.clone()).await?;
+            self.transact(Vec::new(), resume.positions.clone()).await?.await?;
         }
         Ok(resume)
     }
@@ -193,13 +175,20 @@ impl Lease for KafkaLease {
         let (positions, awaited) = self.shared.ask(move |shared| ahead(shared, positions)).await?;
         self.progress.looked(awaited)?;
         if positions != self.progress.positions {
-            self.transact(Vec::new(), positions.clone()).await?;
+            self.transact(Vec::new(), positions.clone()).await?.await?;
             self.progress.positions = positions;
         }
         Ok(())
     }
 
-    async fn commit(&mut self, commit: Commit) -> Result<()> {
+    async fn write(&mut self, records: Vec<Outgoing>) -> Result<()> {
+        if self.is_taken() {
+            return Err(self.fenced());
+        }
+        self.order(Order::Write(records)).await
+    }
+
+    async fn submit(&mut self, commit: Commit) -> Result<Outcome> {
         if self.is_taken() {
             return Err(self.fenced());
         }
@@ -208,9 +197,9 @@ impl Lease for KafkaLease {
         if let (Some(Outgoing { record, .. }), Some(inputs)) = (outgoing.last_mut(), &self.inputs) {
             record.headers = Recorded::headers(&positions, inputs.watch.ids());
         }
-        self.transact(outgoing, positions.clone()).await?;
+        let outcome = self.transact(outgoing, positions.clone()).await?;
         self.progress.came_to(positions);
-        Ok(())
+        Ok(outcome)
     }
 }
 
@@ -273,34 +262,26 @@ impl KafkaLease {
         }
     }
 
-    async fn transact(&mut self, outgoing: Vec<Outgoing>, positions: Positions) -> Result<()> {
-        // Whoever drops this half way does not know what became of it, so the producer does not come back.
-        let Some(producer) = self.producer.take() else { return Err(self.fenced()) };
-        let (member, fenced) = (self.member.clone(), self.fenced());
-        let committing = self.shared.run(move |shared| {
-            Self::check(shared, &outgoing, &positions)?;
-            let done = transaction(&producer, &member, &outgoing, &positions);
-            done.map_err(|error| match producer.context().refused() {
-                Some(refusal) => refusal.error(COMMITTING),
-                None if is_fenced(&error) => fenced,
-                None => failed(COMMITTING)(error),
-            })?;
-            Ok(producer)
-        });
-        // While the cluster deals with it, what is polled next can be taken in.
-        let ahead = async {
-            if let Some(inputs) = self.inputs.as_mut().filter(|inputs| inputs.lost.is_none()) {
-                inputs.lost = inputs.fill();
-            }
-        };
-        let (committed, ()) = tokio::join!(timeout(GIVEN_UP, committing), ahead);
-        let no_answer = || {
-            let detail = "there was no answer in time".to_owned();
-            Error::Broker { action: COMMITTING, detail, passing: true }
-        };
-        self.producer = Some(committed.map_err(|_| no_answer())??);
-        Ok(())
+    async fn transact(&self, records: Vec<Outgoing>, positions: Positions) -> Result<Outcome> {
+        let (done, answer) = oneshot::channel();
+        self.order(Order::Commit { records, positions, done }).await?;
+        let broke_down =
+            |_| Err(Error::Broker { action: COMMITTING, detail: "it broke down".to_owned(), passing: true });
+        let outcome =
+            async move { timeout(GIVEN_UP, answer).await.map_err(|_| no_answer())?.unwrap_or_else(broke_down) };
+        Ok(outcome.boxed())
     }
+
+    /// Tells the writer what to do next, once it can take it. There is none any more after a commit that failed.
+    async fn order(&self, order: Order) -> Result<()> {
+        let Some(writer) = &self.writer else { return Err(self.fenced()) };
+        let told = timeout(GIVEN_UP, writer.send(order)).await.map_err(|_| no_answer())?;
+        told.map_err(|_| self.fenced())
+    }
+}
+
+fn no_answer() -> Error {
+    Error::Broker { action: COMMITTING, detail: "there was no answer in time".to_owned(), passing: true }
 }
 
 /// Takes the task over from whoever had it. Blocks.

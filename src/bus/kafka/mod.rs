@@ -21,6 +21,7 @@ mod topics;
 mod transaction;
 mod watch;
 mod wire;
+mod writer;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -1,6 +1,5 @@
 //! A transaction of a task's producer, with every step that is safe to do again done again.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -9,7 +8,7 @@ use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::client::{self, Context, TICK, text};
+use super::client::{Context, TICK, text};
 use super::member::Tasks;
 use super::{native, wire};
 use crate::bus::{Outgoing, Positions};
@@ -19,94 +18,92 @@ pub(super) const TRANSACTION: Duration = Duration::from_secs(60);
 /// How long one call for a step waits.
 const STEP: Duration = Duration::from_secs(5);
 
-/// What a message takes of a batch besides key, value and headers, about.
-const MESSAGE_BYTES: usize = 64;
-/// How often it is looked how much is delivered.
+/// How long it takes until messages that wait for more are on their way.
 const MOMENT: Duration = Duration::from_millis(1);
-/// How long it may take until a batch is delivered before it is asked for again.
-const STALLED: Duration = Duration::from_millis(50);
 
 type Result<T> = std::result::Result<T, KafkaError>;
 
-/// All records and positions, or none of them.
-pub(super) fn transaction(
-    producer: &BaseProducer<Context>,
-    member: &BaseConsumer<Tasks>,
-    outgoing: &[Outgoing],
-    positions: &Positions,
-) -> Result<()> {
-    producer.begin_transaction()?;
-    let done = send(producer, outgoing).and_then(|()| {
-        if let Some(group) = member.group_metadata().filter(|_| !positions.is_empty()) {
-            let offsets = offsets(positions)?;
-            retried(producer, |patience| producer.send_offsets_to_transaction(&offsets, &group, patience))?;
+/// All records and positions that it is given, or none of them.
+pub(super) struct Transaction<'a> {
+    producer: &'a BaseProducer<Context>,
+    /// Whether the cluster may know of it.
+    is_open: bool,
+}
+
+impl<'a> Transaction<'a> {
+    pub(super) fn new(producer: &'a BaseProducer<Context>) -> Self {
+        Self { producer, is_open: false }
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        if !self.is_open {
+            self.producer.begin_transaction()?;
+            self.is_open = true;
         }
-        delivered(producer);
-        retried(producer, |patience| producer.commit_transaction(patience))
-    });
-    if let Err(error) = &done {
-        // What became of each message is still to be heard; and until that is done, nothing can be aborted.
-        producer.poll(TICK);
-        if requires_abort(error)
-            && let Err(error) = retried(producer, |patience| producer.abort_transaction(patience))
+        Ok(())
+    }
+
+    /// Sends records. After an error, nothing of it comes to be.
+    pub(super) fn send(&mut self, outgoing: &[Outgoing]) -> Result<()> {
+        let sent = self.begin().and_then(|()| self.put(outgoing));
+        sent.inspect_err(|error| self.failed(error))
+    }
+
+    /// Makes all that was sent visible, with the positions.
+    pub(super) fn commit(&mut self, member: &BaseConsumer<Tasks>, positions: &Positions) -> Result<()> {
+        let ended = self.begin().and_then(|()| self.end(member, positions));
+        ended.inspect_err(|error| self.failed(error))
+    }
+
+    /// Takes back what was sent and not committed.
+    pub(super) fn abort(&mut self) {
+        if std::mem::take(&mut self.is_open)
+            && let Err(error) = retried(self.producer, |patience| self.producer.abort_transaction(patience))
         {
             // Whoever takes the task over ends the transaction.
             tracing::debug!(error = text(&error), "a transaction could not be aborted");
         }
     }
-    done
-}
 
-/// Sends a batch for each partition at a time, while the next ones are put together. librdkafka has no more than one batch
-/// for a partition on its way, and where another one waits behind it that could go, a thread of its looks for that without
-/// rest; so the next ones are held back until the ones before are delivered.
-fn send(producer: &BaseProducer<Context>, outgoing: &[Outgoing]) -> Result<()> {
-    let now = SystemTime::now();
-    let mut waiting = 0;
-    // By the partition's number; that topics share one does no harm.
-    let mut bytes: BTreeMap<u32, usize> = BTreeMap::new();
-    for outgoing in outgoing {
-        let size = outgoing.record.size_bytes() + MESSAGE_BYTES;
-        let before = bytes.get(&outgoing.to.partition).copied().unwrap_or(0);
-        if before > 0 && before + size > client::BATCH_BYTES {
-            let_go(producer, waiting);
-            waiting = 0;
-            bytes.clear();
+    fn failed(&mut self, error: &KafkaError) {
+        // What became of each message is still to be heard; and until that is done, nothing can be aborted.
+        self.producer.poll(TICK);
+        if requires_abort(error) {
+            self.abort();
         }
-        *bytes.entry(outgoing.to.partition).or_default() += size;
-        let mut message = wire::message(outgoing, now);
-        while let Err((error, refused)) = producer.send(message) {
-            match error.rdkafka_error_code() {
-                Some(Code::QueueFull) => {}
-                // A transaction that has failed by now says why only to whoever wants to take a step of it.
-                Some(Code::State) => return producer.begin_transaction().and(Err(error)),
-                _ => return Err(error),
+        self.is_open = false;
+    }
+
+    fn put(&self, outgoing: &[Outgoing]) -> Result<()> {
+        let now = SystemTime::now();
+        for outgoing in outgoing {
+            let mut message = wire::message(outgoing, now);
+            while let Err((error, refused)) = self.producer.send(message) {
+                match error.rdkafka_error_code() {
+                    Some(Code::QueueFull) if !self.producer.context().is_cut_off() => {}
+                    // A transaction that has failed by now says why only to whoever wants to take a step of it.
+                    Some(Code::State) => return self.producer.begin_transaction().and(Err(error)),
+                    _ => return Err(error),
+                }
+                native::flush(self.producer, TICK);
+                self.producer.poll(Duration::ZERO);
+                message = refused;
             }
-            native::flush(producer, TICK);
-            producer.poll(Duration::ZERO);
-            message = refused;
         }
-        waiting += 1;
+        Ok(())
     }
-    let_go(producer, waiting);
-    Ok(())
-}
 
-/// Lets the messages go that wait, of which there are so many, once all before them are delivered or have failed.
-fn let_go(producer: &BaseProducer<Context>, waiting: usize) {
-    let started = Instant::now();
-    while producer.in_flight_count() as usize > waiting
-        && !producer.context().is_cut_off()
-        && started.elapsed() < TRANSACTION
-    {
-        std::thread::sleep(MOMENT);
-        producer.poll(Duration::ZERO);
-        // It may have had no time to send them.
-        if started.elapsed() > STALLED {
-            native::flush(producer, MOMENT);
+    fn end(&mut self, member: &BaseConsumer<Tasks>, positions: &Positions) -> Result<()> {
+        native::flush(self.producer, MOMENT);
+        if let Some(group) = member.group_metadata().filter(|_| !positions.is_empty()) {
+            let offsets = offsets(positions)?;
+            retried(self.producer, |patience| self.producer.send_offsets_to_transaction(&offsets, &group, patience))?;
         }
+        delivered(self.producer);
+        retried(self.producer, |patience| self.producer.commit_transaction(patience))?;
+        self.is_open = false;
+        Ok(())
     }
-    native::flush(producer, MOMENT);
 }
 
 /// Waits until everything that was sent is delivered or has failed.

@@ -67,6 +67,45 @@ pub async fn a_refused_commit_leaves_no_trace(f: Box<dyn Fixture>) {
     assert_eq!(all_texts(f.bus(), &to).await, ["good", "better"]);
 }
 
+pub async fn what_is_written_is_seen_with_the_next_commit(f: Box<dyn Fixture>) {
+    let (_member, mut lease, topic) = writer(&*f, "a").await;
+    let to = topic.partition(0);
+    lease.write(results(&to, &["1"]).results).await.unwrap();
+    lease.write(results(&to, &["2", "3"]).results).await.unwrap();
+    assert!(f.bus().read(&to, 0, ALL, NO_TIME).await.unwrap().is_empty());
+    // What is written while a commit is on its way is for the next one.
+    let outcome = lease.submit(results(&to, &["4"])).await.unwrap();
+    lease.write(results(&to, &["5"]).results).await.unwrap();
+    outcome.await.unwrap();
+    assert_eq!(all_texts(f.bus(), &to).await, ["1", "2", "3", "4"]);
+    lease.commit(Commit::default()).await.unwrap();
+    assert_eq!(all_texts(f.bus(), &to).await, ["1", "2", "3", "4", "5"]);
+}
+
+pub async fn what_is_written_and_not_committed_is_never_seen(f: Box<dyn Fixture>) {
+    let group = stage(&*f, "a", &[], 1).await;
+    let to = f.topic("a", Channel::Results).partition(0);
+    let (member, mut leases) = join(f.bus(), &group).await;
+    leases[0].commit(results(&to, &["good"])).await.unwrap();
+    leases[0].write(results(&to, &["given up"]).results).await.unwrap();
+    leases[0].resume().await.unwrap();
+    leases[0].write(results(&to, &["left"]).results).await.unwrap();
+    drop((member, leases));
+    let (_member, mut leases) = join(f.bus(), &group).await;
+    leases[0].resume().await.unwrap();
+    leases[0].commit(results(&to, &["better"])).await.unwrap();
+    assert_eq!(all_texts(f.bus(), &to).await, ["good", "better"]);
+}
+
+pub async fn what_is_wrong_with_a_write_the_commit_says(f: Box<dyn Fixture>) {
+    let (_member, mut lease, topic) = writer(&*f, "a").await;
+    let (to, nowhere) = (topic.partition(0), f.topic("nowhere", Channel::Events).partition(0));
+    let written = lease.write(vec![Outgoing { to: nowhere, record: record("bad") }]).await;
+    let committed = lease.commit(results(&to, &["good"])).await;
+    assert!(matches!(written.and(committed), Err(Error::UnknownTopic(_))));
+    assert!(f.bus().read(&to, 0, ALL, NO_TIME).await.unwrap().is_empty());
+}
+
 pub async fn many_tasks_share_partitions(f: Box<dyn Fixture>) {
     const TASKS: u32 = 8;
     const COMMITS: u32 = 25;

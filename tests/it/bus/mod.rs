@@ -61,6 +61,13 @@ const CASES: &[(&str, Case)] = &[
     ("topics are declared once", |f| reading::topics_are_declared_once(f).boxed()),
     ("a commit shows in all topics at once", |f| commits::a_commit_shows_in_all_topics_at_once(f).boxed()),
     ("a refused commit leaves no trace", |f| commits::a_refused_commit_leaves_no_trace(f).boxed()),
+    ("what is written is seen with the next commit", |f| {
+        commits::what_is_written_is_seen_with_the_next_commit(f).boxed()
+    }),
+    ("what is written and not committed is never seen", |f| {
+        commits::what_is_written_and_not_committed_is_never_seen(f).boxed()
+    }),
+    ("what is wrong with a write the commit says", |f| commits::what_is_wrong_with_a_write_the_commit_says(f).boxed()),
     ("many tasks share partitions", |f| commits::many_tasks_share_partitions(f).boxed()),
     ("a task resumes from its last commit", |f| commits::a_task_resumes_from_its_last_commit(f).boxed()),
     ("only the last checkpoint counts", |f| commits::only_the_last_checkpoint_counts(f).boxed()),

@@ -1,0 +1,129 @@
+//! What a task writes, on a thread of its own: it is sent while the task deals with the next rows.
+
+use std::sync::Arc;
+use std::thread;
+
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, Producer};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Shared;
+use super::client::{Context, failed};
+use super::lease::COMMITTING;
+use super::member::Tasks;
+use super::transaction::{Transaction, is_fenced};
+use crate::bus::{Error, Outgoing, Positions, Result, TopicPartition};
+
+/// What is to be done next.
+pub(super) enum Order {
+    /// Records for the transaction that is committed next.
+    Write(Vec<Outgoing>),
+    /// The last records of the transaction, and its end.
+    Commit {
+        /// Written before it ends.
+        records: Vec<Outgoing>,
+        /// Those of the task's inputs.
+        positions: Positions,
+        /// Told whether all of it is visible now, or nothing.
+        done: oneshot::Sender<Result<()>>,
+    },
+}
+
+/// Orders that wait behind the one which is carried out: enough that there always is one while a transaction ends.
+const WAITING: usize = 2;
+
+/// Starts the thread of a task's producer, which ends with the first commit that fails, or once nobody has orders any more.
+/// Commits are the member's, and give `fenced` where the task is somebody else's by now.
+pub(super) fn start(
+    shared: Arc<Shared>,
+    member: Arc<BaseConsumer<Tasks>>,
+    producer: BaseProducer<Context>,
+    fenced: Error,
+) -> Result<mpsc::Sender<Order>> {
+    let (orders, received) = mpsc::channel(WAITING);
+    let work = move || Work { shared: &shared, member: &member, producer: &producer, fenced }.carry_out(received);
+    let started = thread::Builder::new().name("fidelio-write".into()).spawn(work);
+    started.map_err(|error| Error::Broker { action: COMMITTING, detail: error.to_string(), passing: false })?;
+    Ok(orders)
+}
+
+/// What the thread works with.
+struct Work<'a> {
+    shared: &'a Shared,
+    member: &'a BaseConsumer<Tasks>,
+    producer: &'a BaseProducer<Context>,
+    fenced: Error,
+}
+
+impl Work<'_> {
+    /// Carries out what is ordered, until a commit fails or nothing more can be ordered.
+    fn carry_out(&self, mut orders: mpsc::Receiver<Order>) {
+        let mut transaction = Transaction::new(self.producer);
+        // The first thing that was wrong, after which nothing more of the transaction is sent.
+        let mut wrong = None;
+        while let Some(order) = orders.blocking_recv() {
+            match order {
+                Order::Write(records) if wrong.is_none() => wrong = self.write(&mut transaction, &records).err(),
+                Order::Write(_) => {}
+                Order::Commit { records, positions, done } => {
+                    let committed = match wrong.take() {
+                        Some(error) => Err(error),
+                        None => self.commit(&mut transaction, &records, &positions),
+                    };
+                    let has_failed = committed.is_err();
+                    if has_failed {
+                        transaction.abort();
+                    }
+                    // Where nobody waits for it any more, nobody goes on from it either.
+                    let _ = done.send(committed);
+                    if has_failed {
+                        break;
+                    }
+                }
+            }
+        }
+        transaction.abort();
+    }
+
+    fn write(&self, transaction: &mut Transaction<'_>, records: &[Outgoing]) -> Result<()> {
+        check(self.shared, records, &Positions::new())?;
+        transaction.send(records).map_err(|error| self.error(error))
+    }
+
+    fn commit(&self, transaction: &mut Transaction<'_>, records: &[Outgoing], positions: &Positions) -> Result<()> {
+        check(self.shared, records, positions)?;
+        let sent = transaction.send(records);
+        sent.and_then(|()| transaction.commit(self.member, positions)).map_err(|error| self.error(error))
+    }
+
+    fn error(&self, error: KafkaError) -> Error {
+        let error = match self.producer.context().refused() {
+            Some(refusal) => refusal.error(COMMITTING),
+            None if is_fenced(&error) => self.fenced.clone(),
+            None => failed(COMMITTING)(error),
+        };
+        self.shared.clients.explain(error)
+    }
+}
+
+/// What keeps a record from being sent. Blocks where a topic is not known yet.
+fn check(shared: &Shared, outgoing: &[Outgoing], positions: &Positions) -> Result<()> {
+    let there = |at: &TopicPartition| match shared.has(at)? {
+        true => Ok(()),
+        false => Err(Error::UnknownPartition(at.clone())),
+    };
+    let limit = shared.clients.spec.max_message_bytes;
+    let mut last = None;
+    for Outgoing { to, record } in outgoing {
+        if last != Some(to) {
+            there(to)?;
+            last = Some(to);
+        }
+        let bytes = record.size_bytes();
+        if bytes > limit {
+            return Err(Error::TooLarge { to: to.clone(), bytes, limit });
+        }
+    }
+    positions.keys().try_for_each(there)
+}
