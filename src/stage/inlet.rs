@@ -21,12 +21,14 @@ use crate::stage::origins::{Origins, Rows, SourceRows, dead_message, relative_na
 use crate::stage::others::OthersInlet;
 use crate::stage::owner::Owner;
 
-/// How much one commit of a task takes in at most: enough that it costs little per row, and little enough that a batch in
-/// each stage of a pipeline fits in memory many times over.
+/// How much is polled at most: enough that a commit of it costs little per row, and little enough that a batch in each stage
+/// of a pipeline fits in memory many times over.
 pub(super) const LIMIT: Limit = Limit { rows: 1 << 15, bytes: 4 << 20 };
-/// How much of it is polled at a time where it comes in messages: little enough that it stays in the caches of a processor
-/// until it is encoded.
+/// How much is polled at a time of messages, of which a commit takes in more: little enough that it stays in the caches of a
+/// processor until it is encoded.
 pub(super) const STEP: Limit = Limit { bytes: 1 << 20, ..LIMIT };
+/// How much a commit takes in where more than one poll is in it.
+pub(super) const COMMIT: Limit = Limit { bytes: 16 << 20, ..LIMIT };
 
 /// What a poll gave, undecoded.
 pub(super) enum Polled {

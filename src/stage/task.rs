@@ -10,7 +10,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::codec::{self, cloudevents, csv, json};
 use crate::connector;
 use crate::fidelity::Counts;
-use crate::stage::inlet::{Arrived, Inlet, LIMIT, Polled};
+use crate::stage::inlet::{Arrived, COMMIT, Inlet, Polled};
 use crate::stage::outlet::{Encoded, Outlet};
 use crate::stage::process::Queries;
 use crate::stage::signals::Signals;
@@ -149,7 +149,7 @@ impl Task {
     fn has_room_behind(&self, step: &Step, next: &Polled) -> bool {
         let rows = self.written.counts.rows_in + step.encoded.counts.rows_in + next.rows();
         let bytes = self.written.bytes + step.bytes + next.bytes();
-        rows <= LIMIT.rows as u64 && bytes <= LIMIT.bytes
+        rows <= COMMIT.rows as u64 && bytes <= COMMIT.bytes
     }
 
     /// Goes to where the last commit left everything: input, sink and counts.
