@@ -1,11 +1,14 @@
 //! The loop of a task: poll, decode, process, encode, commit.
 
+use std::future::pending;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::error::ArrowError;
+use tokio::task::{JoinError, JoinHandle};
 
-use crate::bus::{self, Commit, Gap, Lease, Micros, Outcome, Positions, TopicPartition};
+use crate::bus::{self, Commit, Gap, Lease, Micros, Outgoing, Positions, TopicPartition};
 use crate::checkpoint::{self, Checkpoint};
 use crate::codec::{self, cloudevents, csv, json};
 use crate::connector;
@@ -37,8 +40,8 @@ pub(super) struct Task {
     pub committed: Checkpoint,
     /// What it has written since its last commit.
     pub written: Written,
-    /// The last commit, until it is known what became of it.
-    pub committing: Option<(Outcome, Written)>,
+    /// The last commit, until it is known what became of it: when it was visible.
+    pub committing: Option<(JoinHandle<bus::Result<Micros>>, Written)>,
 }
 
 /// Why a task stopped before its input ended. What it had not committed has not happened.
@@ -236,12 +239,17 @@ impl Task {
         }
     }
 
-    /// Hands over what became of a poll, for the next commit.
+    /// Hands over what became of a poll, for the next commit. A sink can keep whoever writes to it waiting for as long as it
+    /// likes, and a cluster does not wait with what it was handed; so what goes with a sink's rows is kept until then.
     async fn write(&mut self, step: Step) -> Result<(), Error> {
         let Commit { results: mut records, events, dead_letters, .. } = self.take(step).await?;
         records.extend(events);
         records.extend(dead_letters);
-        Ok(self.lease.write(records).await?)
+        match self.outlet.is_sink() {
+            true => self.written.records.append(&mut records),
+            false => self.lease.write(records).await?,
+        }
+        Ok(())
     }
 
     /// Begins to make a step visible, with what was written before it: all of it or nothing.
@@ -251,17 +259,27 @@ impl Task {
         let commit =
             Commit { checkpoint: self.committed.encode()?, positions: self.committed.positions.clone(), ..records };
         self.confirm().await?;
+        let mut written = std::mem::take(&mut self.written);
+        if !written.records.is_empty() {
+            self.lease.write(std::mem::take(&mut written.records)).await?;
+        }
         let outcome = self.lease.submit(commit).await?;
-        self.committing = Some((outcome, std::mem::take(&mut self.written)));
+        // Nobody may look at it for a while, and it is to be known when it was visible.
+        self.committing = Some((tokio::spawn(async { outcome.await.map(|()| now()) }), written));
         Ok(())
     }
 
     /// Waits until what is being committed is visible, and reports it.
     async fn confirm(&mut self) -> Result<(), Error> {
         if let Some((outcome, Written { counts, since, .. })) = self.committing.take() {
-            outcome.await?;
+            let visible = match outcome.await.map_err(JoinError::try_into_panic) {
+                Ok(outcome) => outcome?,
+                Err(Ok(panic)) => resume_unwind(panic),
+                // The runtime ends, and this with it.
+                Err(Err(_)) => pending().await,
+            };
             if counts.rows_in > 0 {
-                self.meter.committed(counts, now() - since, self.inlet.input());
+                self.meter.committed(counts, visible - since, self.inlet.input());
             }
         }
         Ok(())
@@ -288,6 +306,8 @@ pub(super) struct Written {
     since: Micros,
     /// Bytes that were polled.
     bytes: usize,
+    /// What goes with a sink's rows.
+    records: Vec<Outgoing>,
 }
 
 impl Written {

@@ -266,7 +266,7 @@ impl KafkaLease {
         let (done, answer) = oneshot::channel();
         self.order(Order::Commit { records, positions, done }).await?;
         let broke_down =
-            |_| Err(Error::Broker { action: COMMITTING, detail: "it broke down".to_owned(), passing: true });
+            |_| Err(Error::Broker { action: COMMITTING, detail: "it broke down".to_owned(), passing: false });
         let outcome =
             async move { timeout(GIVEN_UP, answer).await.map_err(|_| no_answer())?.unwrap_or_else(broke_down) };
         Ok(outcome.boxed())

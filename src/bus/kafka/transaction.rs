@@ -58,7 +58,8 @@ impl<'a> Transaction<'a> {
     /// Takes back what was sent and not committed.
     pub(super) fn abort(&mut self) {
         if std::mem::take(&mut self.is_open)
-            && let Err(error) = retried(self.producer, |patience| self.producer.abort_transaction(patience))
+            // Its end is heard of only between the calls.
+            && let Err(error) = retried(self.producer, |_| self.producer.abort_transaction(TICK))
         {
             // Whoever takes the task over ends the transaction.
             tracing::debug!(error = text(&error), "a transaction could not be aborted");
@@ -82,7 +83,7 @@ impl<'a> Transaction<'a> {
                 match error.rdkafka_error_code() {
                     Some(Code::QueueFull) if !self.producer.context().is_cut_off() => {}
                     // A transaction that has failed by now says why only to whoever wants to take a step of it.
-                    Some(Code::State) => return self.producer.begin_transaction().and(Err(error)),
+                    Some(Code::State | Code::Fatal) => return self.producer.begin_transaction().and(Err(error)),
                     _ => return Err(error),
                 }
                 native::flush(self.producer, TICK);
