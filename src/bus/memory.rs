@@ -329,8 +329,8 @@ impl Lease for MemoryLease {
     }
 
     async fn submit(&mut self, commit: Commit) -> Result<Outcome> {
-        let (mut outgoing, positions) = commit.into_records(self.group.checkpoint.partition(self.task));
-        outgoing.splice(..0, self.written.drain(..));
+        let mut outgoing = std::mem::take(&mut self.written);
+        let positions = commit.append_to(&mut outgoing, self.group.checkpoint.partition(self.task));
         let mut state = self.shared.state();
         state.check_epoch(&self.group, self.task, self.epoch)?;
         for Outgoing { to, record } in &outgoing {

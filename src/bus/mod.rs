@@ -101,16 +101,15 @@ pub struct Commit {
 }
 
 impl Commit {
-    /// All records of the step, the checkpoint last, for the partition it goes to; and the positions.
-    fn into_records(self, checkpoint: TopicPartition) -> (Vec<Outgoing>, Positions) {
+    /// Adds all records of the step to those that were written before it, the checkpoint last, for the partition it goes to;
+    /// and gives the positions.
+    fn append_to(self, records: &mut Vec<Outgoing>, checkpoint: TopicPartition) -> Positions {
         // A topic that keeps the last message keeps it by its key.
         let key = Some(Bytes::from_static(b"checkpoint"));
         let record = Record { key, value: Some(self.checkpoint), ..Record::default() };
-        let mut records = self.results;
-        records.extend(self.events);
-        records.extend(self.dead_letters);
+        records.extend([self.results, self.events, self.dead_letters].into_iter().flatten());
         records.push(Outgoing { to: checkpoint, record });
-        (records, self.positions)
+        self.positions
     }
 }
 

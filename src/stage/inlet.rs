@@ -1,7 +1,7 @@
 //! The near side of a task: polls what is next and decodes it into batches; what does not decode leaves here.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ops::Range;
+use std::ops::{Add, Range};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,31 +43,45 @@ pub(super) enum Polled {
 }
 
 impl Polled {
-    /// The number of rows, as whoever published or read them counted.
-    pub fn rows(&self) -> u64 {
+    /// Rows, as whoever published or read them counted, and bytes of payload.
+    pub fn size(&self) -> Size {
         match self {
-            Polled::Block(block) => block.rows.len() as u64,
-            Polled::Messages(messages) => messages.iter().map(|message| u64::from(message.record.rows)).sum(),
-            Polled::Idle | Polled::Finished => 0,
+            Polled::Block(block) => Size { rows: block.rows.len(), bytes: block.rows.bytes.len() },
+            Polled::Messages(messages) => messages.iter().fold(Size::default(), |size, Message { record, .. }| {
+                size + Size { rows: record.rows as usize, bytes: record.payload().len() }
+            }),
+            Polled::Idle | Polled::Finished => Size::default(),
         }
     }
 
-    /// Bytes of payload.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Polled::Block(block) => block.rows.bytes.len(),
-            Polled::Messages(messages) => messages.iter().map(|message| message.record.payload().len()).sum(),
-            Polled::Idle | Polled::Finished => 0,
-        }
-    }
-
-    /// Whether it is so much that there is likely to be more.
-    pub fn is_full(&self) -> bool {
-        let Limit { rows, bytes } = match self {
+    /// Whether that size of it is so much that there is likely to be more.
+    pub fn is_full(&self, size: Size) -> bool {
+        let limit = match self {
             Polled::Messages(_) => STEP,
             _ => LIMIT,
         };
-        self.rows() >= rows as u64 / 2 || self.bytes() >= bytes / 2
+        size.rows >= limit.rows / 2 || size.bytes >= limit.bytes / 2
+    }
+}
+
+/// How much was polled.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Size {
+    pub rows: usize,
+    pub bytes: usize,
+}
+
+impl Size {
+    pub fn fits(self, limit: Limit) -> bool {
+        self.rows <= limit.rows && self.bytes <= limit.bytes
+    }
+}
+
+impl Add for Size {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { rows: self.rows + other.rows, bytes: self.bytes + other.bytes }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::codec::{self, cloudevents, csv, json};
 use crate::connector;
 use crate::fidelity::Counts;
-use crate::stage::inlet::{Arrived, COMMIT, Inlet, Polled};
+use crate::stage::inlet::{Arrived, COMMIT, Inlet, Polled, Size};
 use crate::stage::outlet::{Encoded, Outlet};
 use crate::stage::process::Queries;
 use crate::stage::signals::Signals;
@@ -138,21 +138,19 @@ impl Task {
 
     /// Decode, process and encode.
     fn prepare(&mut self, polled: Polled) -> Result<Step, Error> {
-        let (rows_in, bytes, full) = (polled.rows(), polled.bytes(), polled.is_full());
-        let (positions, source) = (positions(&polled), self.inlet.position());
+        let size = polled.size();
+        let (positions, source, full) = (positions(&polled), self.inlet.position(), polled.is_full(size));
         let Arrived { rows, dead_letters, since, foreign } = self.inlet.decode(polled)?;
         let processed = self.queries.process(rows)?;
         let mut encoded = self.outlet.encode(dead_letters, since, processed)?;
-        encoded.counts.rows_in = rows_in;
+        encoded.counts.rows_in = size.rows as u64;
         encoded.counts.foreign = foreign;
-        Ok(Step { encoded, positions, source, bytes, full })
+        Ok(Step { encoded, positions, source, size, full })
     }
 
     /// Whether the commit that takes the step in can also take what comes next.
     fn has_room_behind(&self, step: &Step, next: &Polled) -> bool {
-        let rows = self.written.counts.rows_in + step.encoded.counts.rows_in + next.rows();
-        let bytes = self.written.bytes + step.bytes + next.bytes();
-        rows <= COMMIT.rows as u64 && bytes <= COMMIT.bytes
+        (self.written.size + step.size + next.size()).fits(COMMIT)
     }
 
     /// Goes to where the last commit left everything: input, sink and counts.
@@ -175,8 +173,7 @@ impl Task {
         // that had ended has not.
         let had_ended = std::mem::take(&mut self.committed.ended);
         if had_ended || !resume.gaps.is_empty() || (self.outlet.is_sink() && self.committed.sink.is_none()) {
-            self.commit(Step::empty(self.inlet.position())).await?;
-            self.confirm().await?;
+            self.commit_nothing().await?;
         }
         resume.gaps.iter().for_each(|gap| self.report(gap));
         Ok(())
@@ -205,8 +202,7 @@ impl Task {
     /// to other workers that a source has ended.
     async fn finish(&mut self) -> Result<(), Error> {
         if self.outlet.is_sink() || self.committed.ended {
-            self.commit(Step::empty(self.inlet.position())).await?;
-            self.confirm().await?;
+            self.commit_nothing().await?;
         }
         Ok(self.lease.settle().await?)
     }
@@ -269,6 +265,12 @@ impl Task {
         Ok(())
     }
 
+    /// Commits where input and sink are, without any rows.
+    async fn commit_nothing(&mut self) -> Result<(), Error> {
+        self.commit(Step::empty(self.inlet.position())).await?;
+        self.confirm().await
+    }
+
     /// Waits until what is being committed is visible, and reports it.
     async fn confirm(&mut self) -> Result<(), Error> {
         if let Some((outcome, Written { counts, since, .. })) = self.committing.take() {
@@ -287,12 +289,12 @@ impl Task {
 
     /// Takes a step into what is committed next, and gives its records.
     async fn take(&mut self, step: Step) -> Result<Commit, Error> {
-        let Step { encoded, positions, source, bytes, .. } = step;
+        let Step { encoded, positions, source, size, .. } = step;
         self.outlet.write(encoded.text).await?;
         self.committed.source = source;
         self.committed.positions.extend(positions);
         self.committed.counts += encoded.counts;
-        self.written.add(encoded.counts, encoded.since, bytes);
+        self.written.add(encoded.counts, encoded.since, size);
         let Encoded { results, events, dead_letters, .. } = encoded;
         Ok(Commit { results, events, dead_letters, ..Commit::default() })
     }
@@ -304,18 +306,18 @@ pub(super) struct Written {
     counts: Counts,
     /// When the oldest of the rows arrived in the pipeline.
     since: Micros,
-    /// Bytes that were polled.
-    bytes: usize,
+    /// How much was polled.
+    size: Size,
     /// What goes with a sink's rows.
     records: Vec<Outgoing>,
 }
 
 impl Written {
-    fn add(&mut self, counts: Counts, since: Micros, bytes: usize) {
+    fn add(&mut self, counts: Counts, since: Micros, size: Size) {
         let is_first = self.counts == Counts::default();
         self.since = if is_first { since } else { self.since.min(since) };
         self.counts += counts;
-        self.bytes += bytes;
+        self.size = self.size + size;
     }
 }
 
@@ -325,8 +327,8 @@ struct Step {
     positions: Positions,
     /// Where the source connector was after the poll, where there is one.
     source: Option<connector::Position>,
-    /// Bytes that were polled.
-    bytes: usize,
+    /// How much was polled.
+    size: Size,
     /// Whether there is likely to be more.
     full: bool,
 }
@@ -334,7 +336,8 @@ struct Step {
 impl Step {
     /// A step of no rows.
     fn empty(source: Option<connector::Position>) -> Self {
-        Self { encoded: Encoded::default(), positions: Positions::new(), source, bytes: 0, full: false }
+        let (encoded, positions, size) = (Encoded::default(), Positions::new(), Size::default());
+        Self { encoded, positions, source, size, full: false }
     }
 }
 

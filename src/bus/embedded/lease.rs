@@ -154,8 +154,8 @@ impl Lease for EmbeddedLease {
 
     async fn submit(&mut self, commit: Commit) -> Result<Outcome> {
         self.check_epoch()?;
-        let (mut outgoing, positions) = commit.into_records(self.group.checkpoint.partition(self.task));
-        outgoing.splice(..0, self.written.drain(..));
+        let mut outgoing = std::mem::take(&mut self.written);
+        let positions = commit.append_to(&mut outgoing, self.group.checkpoint.partition(self.task));
         let limit = self.shared.options.max_record_bytes;
         for Outgoing { to, record } in &outgoing {
             let bytes = record.size_bytes();

@@ -182,17 +182,12 @@ impl Lease for KafkaLease {
     }
 
     async fn write(&mut self, records: Vec<Outgoing>) -> Result<()> {
-        if self.is_taken() {
-            return Err(self.fenced());
-        }
         self.order(Order::Write(records)).await
     }
 
     async fn submit(&mut self, commit: Commit) -> Result<Outcome> {
-        if self.is_taken() {
-            return Err(self.fenced());
-        }
-        let (mut outgoing, mut positions) = commit.into_records(self.group.checkpoint.partition(self.task));
+        let mut outgoing = Vec::new();
+        let mut positions = commit.append_to(&mut outgoing, self.group.checkpoint.partition(self.task));
         self.progress.keep(&mut positions);
         if let (Some(Outgoing { record, .. }), Some(inputs)) = (outgoing.last_mut(), &self.inputs) {
             record.headers = Recorded::headers(&positions, inputs.watch.ids());
@@ -274,7 +269,7 @@ impl KafkaLease {
 
     /// Tells the writer what to do next, once it can take it. There is none any more after a commit that failed.
     async fn order(&self, order: Order) -> Result<()> {
-        let Some(writer) = &self.writer else { return Err(self.fenced()) };
+        let Some(writer) = self.writer.as_ref().filter(|_| !self.is_taken()) else { return Err(self.fenced()) };
         let told = timeout(GIVEN_UP, writer.send(order)).await.map_err(|_| no_answer())?;
         told.map_err(|_| self.fenced())
     }

@@ -60,26 +60,21 @@ impl Work<'_> {
     /// Carries out what is ordered, until a commit fails or nothing more can be ordered.
     fn carry_out(&self, mut orders: mpsc::Receiver<Order>) {
         let mut transaction = Transaction::new(self.producer);
-        // The first thing that was wrong, after which nothing more of the transaction is sent.
-        let mut wrong = None;
+        // What became of the writes since the last commit; after one that failed nothing more is sent.
+        let mut written = Ok(());
         while let Some(order) = orders.blocking_recv() {
             match order {
-                Order::Write(records) if wrong.is_none() => wrong = self.write(&mut transaction, &records).err(),
-                Order::Write(_) => {}
+                Order::Write(records) => written = written.and_then(|()| self.write(&mut transaction, &records)),
+                // Where nobody waits for it any more, nobody goes on from it either.
                 Order::Commit { records, positions, done } => {
-                    let committed = match wrong.take() {
-                        Some(error) => Err(error),
-                        None => self.commit(&mut transaction, &records, &positions),
-                    };
-                    let has_failed = committed.is_err();
-                    if has_failed {
-                        transaction.abort();
+                    match written.and_then(|()| self.commit(&mut transaction, &records, &positions)) {
+                        Ok(()) => drop(done.send(Ok(()))),
+                        Err(error) => {
+                            transaction.abort();
+                            return drop(done.send(Err(error)));
+                        }
                     }
-                    // Where nobody waits for it any more, nobody goes on from it either.
-                    let _ = done.send(committed);
-                    if has_failed {
-                        break;
-                    }
+                    written = Ok(());
                 }
             }
         }
@@ -87,14 +82,38 @@ impl Work<'_> {
     }
 
     fn write(&self, transaction: &mut Transaction<'_>, records: &[Outgoing]) -> Result<()> {
-        check(self.shared, records, &Positions::new())?;
+        self.check(records)?;
         transaction.send(records).map_err(|error| self.error(error))
     }
 
     fn commit(&self, transaction: &mut Transaction<'_>, records: &[Outgoing], positions: &Positions) -> Result<()> {
-        check(self.shared, records, positions)?;
-        let sent = transaction.send(records);
-        sent.and_then(|()| transaction.commit(self.member, positions)).map_err(|error| self.error(error))
+        positions.keys().try_for_each(|at| self.is_there(at))?;
+        self.write(transaction, records)?;
+        transaction.commit(self.member, positions).map_err(|error| self.error(error))
+    }
+
+    /// What keeps a record from being sent. Blocks where a topic is not known yet.
+    fn check(&self, records: &[Outgoing]) -> Result<()> {
+        let limit = self.shared.clients.spec.max_message_bytes;
+        let mut last = None;
+        for Outgoing { to, record } in records {
+            if last != Some(to) {
+                self.is_there(to)?;
+                last = Some(to);
+            }
+            let bytes = record.size_bytes();
+            if bytes > limit {
+                return Err(Error::TooLarge { to: to.clone(), bytes, limit });
+            }
+        }
+        Ok(())
+    }
+
+    fn is_there(&self, at: &TopicPartition) -> Result<()> {
+        match self.shared.has(at)? {
+            true => Ok(()),
+            false => Err(Error::UnknownPartition(at.clone())),
+        }
     }
 
     fn error(&self, error: KafkaError) -> Error {
@@ -105,25 +124,4 @@ impl Work<'_> {
         };
         self.shared.clients.explain(error)
     }
-}
-
-/// What keeps a record from being sent. Blocks where a topic is not known yet.
-fn check(shared: &Shared, outgoing: &[Outgoing], positions: &Positions) -> Result<()> {
-    let there = |at: &TopicPartition| match shared.has(at)? {
-        true => Ok(()),
-        false => Err(Error::UnknownPartition(at.clone())),
-    };
-    let limit = shared.clients.spec.max_message_bytes;
-    let mut last = None;
-    for Outgoing { to, record } in outgoing {
-        if last != Some(to) {
-            there(to)?;
-            last = Some(to);
-        }
-        let bytes = record.size_bytes();
-        if bytes > limit {
-            return Err(Error::TooLarge { to: to.clone(), bytes, limit });
-        }
-    }
-    positions.keys().try_for_each(there)
 }

@@ -181,7 +181,7 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// `uXXXX`
+    /// The `u` of an escape and the four hexadecimal digits behind it.
     fn unit(&mut self) -> Result<u16> {
         let digits = self.bytes.get(self.at + 1..self.at + 5).unwrap_or_default();
         let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));

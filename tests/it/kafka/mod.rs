@@ -12,13 +12,15 @@ mod observer;
 mod positions;
 mod size;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use proptest::prelude::Rng;
 use proptest::test_runner::TestRunner;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use self::observer::Observer;
 use crate::support::{Running, Scratch, Summary, broker, long, orders, until};
@@ -90,6 +92,13 @@ fn scratch(name: &str, brokers: Option<&str>, rows: u64) -> Scratch {
 fn written(scratch: &Scratch) -> BTreeMap<String, u32> {
     let files: Vec<String> = (0..4).map(|partition| scratch.read(&format!("out/{partition}.ndjson"))).collect();
     counted(files.iter().flat_map(|file| file.lines()))
+}
+
+/// The members of a group, as the cluster sees them.
+fn members(group: &str) -> BTreeSet<String> {
+    let asker: BaseConsumer = ClientConfig::new().set("bootstrap.servers", broker()).create().unwrap();
+    let found = asker.fetch_group_list(Some(group), PATIENCE).unwrap();
+    found.groups().iter().flat_map(|group| group.members()).map(|member| member.id().to_owned()).collect()
 }
 
 /// How much is in the sink's files so far.
@@ -211,10 +220,18 @@ fn a_worker_that_was_frozen_while_others_took_over_changes_nothing_any_more() {
     let mut frozen = start();
     until("it has written something", || written_bytes(&scratch) > 0);
     frozen.signal("STOP");
+    let groups =
+        ["orders", "priced", "tripled", "out"].map(|stage| format!("acme.frozen-{}.{stage}", std::process::id()));
+    let before = groups.each_ref().map(|group| members(group));
     let mut other = start();
-    // Longer than the session timeout, so that its tasks are given to the other one. That need not write anything: what is
-    // frozen still holds the files it had.
-    std::thread::sleep(Duration::from_secs(12));
+    // Its tasks are given to the other one. That need not write anything: what is frozen still holds the files it had.
+    for (group, before) in groups.iter().zip(&before) {
+        assert!(!before.is_empty(), "nobody had joined {group}");
+        until("the tasks are another one's", || {
+            let now = members(group);
+            !now.is_empty() && now.is_disjoint(before)
+        });
+    }
     frozen.signal("CONT");
     for worker in [&mut frozen, &mut other] {
         worker.ended_well();
