@@ -15,6 +15,10 @@ use crate::plain::{self, WARM_UP};
 const PATIENCE: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(5);
 
+/// Java's, as Kafka's own scripts start a broker; the heap is theirs, too.
+const COLLECTOR: &str =
+    "-XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:InitiatingHeapOccupancyPercent=35 -XX:+ExplicitGCInvokesConcurrent";
+
 pub struct Broker {
     dir: tempfile::TempDir,
     pub servers: String,
@@ -28,6 +32,8 @@ impl Broker {
             .args(["start".as_ref(), dir.path()])
             // Room for the next round is there soon after a topic was deleted.
             .env("EXTRA", "log.segment.delete.delay.ms=500")
+            .env("HEAP", "1g")
+            .env("COLLECTOR", COLLECTOR)
             .stderr(Stdio::inherit())
             .output()
             .unwrap();

@@ -107,7 +107,7 @@ impl Commit {
         // A topic that keeps the last message keeps it by its key.
         let key = Some(Bytes::from_static(b"checkpoint"));
         let record = Record { key, value: Some(self.checkpoint), ..Record::default() };
-        records.extend([self.results, self.events, self.dead_letters].into_iter().flatten());
+        [self.results, self.events, self.dead_letters].into_iter().for_each(|part| records.extend(part));
         records.push(Outgoing { to: checkpoint, record });
         self.positions
     }

@@ -39,10 +39,16 @@ pub struct Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.partition {
-            Some(partition) => write!(f, "{}/{partition}/{}/{}", self.name, self.offset, self.row),
-            None => write!(f, "{}/{}/{}", self.name, self.offset, self.row),
-        }
+        f.write_str(&self.name)?;
+        // Each event has one in its id.
+        let mut digits = itoa::Buffer::new();
+        let mut number = |number: u64| {
+            f.write_str("/")?;
+            f.write_str(digits.format(number))
+        };
+        self.partition.map_or(Ok(()), |partition| number(partition.into()))?;
+        number(self.offset)?;
+        number(self.row)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The near side of a task: polls what is next and decodes it into batches; what does not decode leaves here.
 
 use std::collections::{BTreeSet, HashMap};
+use std::iter;
 use std::ops::{Add, Range};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -304,7 +305,7 @@ impl TopicInlet {
             since: messages.iter().map(|message| message.record.arrived).min().unwrap_or(0),
             ..Arrived::default()
         };
-        let mut messages = messages.into_iter().peekable();
+        let mut messages = messages.into_iter();
         while let Some(message) = messages.next() {
             let unknown = || bus::Error::UnknownTopic(message.partition.topic.clone());
             let number = self.number(&message).ok_or_else(unknown)?;
@@ -317,15 +318,14 @@ impl TopicInlet {
             }
             let (batch, origins) = match &mut input.decoder {
                 Some(decoder) if is_json(&message) => {
-                    let mut run = vec![message];
                     let (by_topic, owner) = (&self.by_topic, &input.owner);
-                    while let Some(next) = messages.next_if(|next| {
+                    let is_alike = |next: &&Message| {
                         is_json(next)
                             && by_topic.get(&next.partition.topic) == Some(&number)
                             && owner.published(&next.record)
-                    }) {
-                        run.push(next);
-                    }
+                    };
+                    let more = messages.as_slice().iter().take_while(is_alike).count();
+                    let run = iter::once(message).chain(messages.by_ref().take(more)).collect();
                     decode_lines(&self.stage, decoder.as_mut(), run, &mut arrived.dead_letters)
                 }
                 _ => match batch_of(&message) {

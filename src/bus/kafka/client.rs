@@ -233,9 +233,9 @@ impl Clients {
             .set("delivery.report.only.error", "true")
             .set("queue.buffering.max.messages", "0")
             .set("queue.buffering.max.kbytes", (QUEUE_BYTES.max(2 * self.spec.max_message_bytes) >> 10).to_string())
-            // The cluster writes the end of a transaction after it has answered; what belongs to the next one it refuses until
-            // then, for some milliseconds.
-            .set("retry.backoff.ms", "5")
+            // The positions of a transaction are refused until the marks of the one before are written, which takes about as
+            // long. What is refused again and again waits twice as long each time.
+            .set("retry.backoff.ms", "1")
             .set("compression.type", "lz4")
             // As soon as a batch is delivered the next one is sent, of which there is no more than one on its way. It is as
             // large as one of these says; headers count where it is put together, but not where it is looked whether there

@@ -406,7 +406,8 @@ impl Inputs {
     fn give(&mut self, limit: Limit) -> Vec<Message> {
         let mut budget = Budget::new(limit);
         let fits = self.pending.iter().take_while(|message| budget.take(&message.record)).count();
-        let rest = self.pending.split_off(fits);
+        let mut rest = self.pending.split_off(fits);
+        rest.reserve(fits);
         std::mem::replace(&mut self.pending, rest)
     }
 }

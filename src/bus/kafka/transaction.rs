@@ -1,5 +1,6 @@
 //! A transaction of a task's producer, with every step that is safe to do again done again.
 
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -18,29 +19,25 @@ pub(super) const TRANSACTION: Duration = Duration::from_secs(60);
 /// How long one call for a step waits.
 const STEP: Duration = Duration::from_secs(5);
 
-/// How long it takes until messages that wait for more are on their way.
-const MOMENT: Duration = Duration::from_millis(1);
+/// How long it takes after a transaction until messages of the next one are taken. The cluster writes the marks of an end
+/// after it has answered, and refuses until then what comes next; librdkafka tries positions again at once, but messages
+/// only after 20 ms.
+const MARKING: Duration = Duration::from_millis(2);
 
 type Result<T> = std::result::Result<T, KafkaError>;
 
-/// All records and positions that it is given, or none of them.
+/// All records and positions that it is given, or none of them; and then those of the next one.
 pub(super) struct Transaction<'a> {
     producer: &'a BaseProducer<Context>,
     /// Whether the cluster may know of it.
     is_open: bool,
+    /// When the one before it was committed.
+    committed: Option<Instant>,
 }
 
 impl<'a> Transaction<'a> {
     pub(super) fn new(producer: &'a BaseProducer<Context>) -> Self {
-        Self { producer, is_open: false }
-    }
-
-    fn begin(&mut self) -> Result<()> {
-        if !self.is_open {
-            self.producer.begin_transaction()?;
-            self.is_open = true;
-        }
-        Ok(())
+        Self { producer, is_open: false, committed: None }
     }
 
     /// Sends records. After an error, nothing of it comes to be.
@@ -49,9 +46,18 @@ impl<'a> Transaction<'a> {
         sent.inspect_err(|error| self.failed(error))
     }
 
-    /// Makes all that was sent visible, with the positions.
-    pub(super) fn commit(&mut self, member: &BaseConsumer<Tasks>, positions: &Positions) -> Result<()> {
-        let ended = self.begin().and_then(|()| self.end(member, positions));
+    /// Makes the records and all that was sent visible, with the positions.
+    pub(super) fn commit(
+        &mut self,
+        records: &[Outgoing],
+        member: &BaseConsumer<Tasks>,
+        positions: &Positions,
+    ) -> Result<()> {
+        let ended = self
+            .begin()
+            .and_then(|()| self.put_positions(member, positions))
+            .and_then(|()| self.put(records))
+            .and_then(|()| self.end());
         ended.inspect_err(|error| self.failed(error))
     }
 
@@ -75,7 +81,27 @@ impl<'a> Transaction<'a> {
         self.is_open = false;
     }
 
-    fn put(&self, outgoing: &[Outgoing]) -> Result<()> {
+    fn begin(&mut self) -> Result<()> {
+        if !self.is_open {
+            self.producer.begin_transaction()?;
+            self.is_open = true;
+        }
+        Ok(())
+    }
+
+    fn put_positions(&mut self, member: &BaseConsumer<Tasks>, positions: &Positions) -> Result<()> {
+        if let Some(group) = member.group_metadata().filter(|_| !positions.is_empty()) {
+            let offsets = offsets(positions)?;
+            retried(self.producer, |patience| self.producer.send_offsets_to_transaction(&offsets, &group, patience))?;
+            self.committed = None;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, outgoing: &[Outgoing]) -> Result<()> {
+        if let Some(committed) = self.committed.take() {
+            thread::sleep(MARKING.saturating_sub(committed.elapsed()));
+        }
         let now = SystemTime::now();
         for outgoing in outgoing {
             let mut message = wire::message(outgoing, now);
@@ -94,15 +120,11 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    fn end(&mut self, member: &BaseConsumer<Tasks>, positions: &Positions) -> Result<()> {
-        native::flush(self.producer, MOMENT);
-        if let Some(group) = member.group_metadata().filter(|_| !positions.is_empty()) {
-            let offsets = offsets(positions)?;
-            retried(self.producer, |patience| self.producer.send_offsets_to_transaction(&offsets, &group, patience))?;
-        }
+    fn end(&mut self) -> Result<()> {
         delivered(self.producer);
         retried(self.producer, |patience| self.producer.commit_transaction(patience))?;
         self.is_open = false;
+        self.committed = Some(Instant::now());
         Ok(())
     }
 }

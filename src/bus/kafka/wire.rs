@@ -80,8 +80,11 @@ impl Parser {
             match (name, number) {
                 (name, Some(rows)) if name == ROWS.as_bytes() => record.rows = u32::try_from(rows).unwrap_or(1),
                 (name, Some(micros)) if name == ARRIVED.as_bytes() => record.arrived = micros,
-                // Other clients need not write names in UTF-8.
-                _ => self.headers.put(&String::from_utf8_lossy(name), value),
+                _ => match std::str::from_utf8(name) {
+                    Ok(name) => self.headers.put(name, value),
+                    // Other clients need not write names in UTF-8.
+                    Err(_) => self.headers.put(&String::from_utf8_lossy(name), value),
+                },
             }
         });
         record.headers = self.headers.finish();

@@ -88,8 +88,8 @@ impl Work<'_> {
 
     fn commit(&self, transaction: &mut Transaction<'_>, records: &[Outgoing], positions: &Positions) -> Result<()> {
         positions.keys().try_for_each(|at| self.is_there(at))?;
-        self.write(transaction, records)?;
-        transaction.commit(self.member, positions).map_err(|error| self.error(error))
+        self.check(records)?;
+        transaction.commit(records, self.member, positions).map_err(|error| self.error(error))
     }
 
     /// What keeps a record from being sent. Blocks where a topic is not known yet.

@@ -58,7 +58,9 @@ pub fn rows_to_text(batch: &RecordBatch) -> Result<Vec<Bytes>, ArrowError> {
     let lines = lines.bytes.freeze();
     let mut start = 0;
     let ends = memchr::memchr_iter(b'\n', &lines);
-    Ok(ends.map(|end| lines.slice(std::mem::replace(&mut start, end + 1)..end)).collect())
+    let mut texts = Vec::with_capacity(batch.num_rows());
+    texts.extend(ends.map(|end| lines.slice(std::mem::replace(&mut start, end + 1)..end)));
+    Ok(texts)
 }
 
 /// Each row as a JSON object.
