@@ -12,6 +12,8 @@ use datafusion::logical_expr::logical_plan::builder::LogicalTableSource;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner};
 use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF};
 
+use super::windows;
+
 /// A query reads something that is not there.
 #[derive(Debug, thiserror::Error)]
 #[error("there is no input `{0}`")]
@@ -20,13 +22,15 @@ pub(super) struct UnknownInput(pub(super) String);
 pub(super) struct Catalog<'a> {
     state: &'a SessionState,
     tables: HashMap<String, Arc<dyn TableSource>>,
+    /// What only the queries around windows call.
+    internal: [Arc<ScalarUDF>; 2],
 }
 
 impl<'a> Catalog<'a> {
     pub(super) fn new(state: &'a SessionState, inputs: &[(&str, SchemaRef)]) -> Self {
         let table = |schema: &SchemaRef| Arc::new(LogicalTableSource::new(Arc::clone(schema))) as Arc<dyn TableSource>;
         let tables = inputs.iter().map(|(name, schema)| ((*name).to_owned(), table(schema))).collect();
-        Self { state, tables }
+        Self { state, tables, internal: windows::functions() }
     }
 
     /// The names of the inputs, in alphabetical order.
@@ -60,7 +64,8 @@ impl ContextProvider for Catalog<'_> {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        self.state.scalar_functions().get(name).cloned()
+        let internal = || self.internal.iter().find(|function| function.name() == name);
+        self.state.scalar_functions().get(name).or_else(internal).cloned()
     }
 
     fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {

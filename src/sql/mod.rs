@@ -15,6 +15,7 @@ mod fault;
 mod parse;
 mod refusal;
 mod types;
+mod windows;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -101,9 +102,10 @@ impl Engine {
     }
 
     fn plan_here(&self, sql: &str, inputs: &[(&str, SchemaRef)]) -> Result<Query, Vec<Fault>> {
-        let query = parse::query(sql, inputs).map_err(|fault| vec![fault])?;
+        let mut query = parse::query(sql, inputs).map_err(|fault| vec![fault])?;
         let catalog = Catalog::new(&self.state, inputs);
         let mut faults = refusal::of_syntax(&query, sql, &self.state);
+        faults.extend(windows::replace(&mut query, sql, &catalog, inputs));
         let planner = SqlToRel::new_with_options(&catalog, types::parser_options());
         let planned = planner.sql_statement_to_plan(Statement::Query(query));
         match &planned {

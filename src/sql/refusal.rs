@@ -13,11 +13,11 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::tokenizer::{Span, Token};
 
 use super::clauses::{self, Clause};
-use super::{Fault, parse, types};
+use super::{Fault, parse, types, windows};
 
 /// Refused clauses and functions, each at its place.
 pub(super) fn of_syntax(query: &Query, sql: &str, state: &SessionState) -> Vec<Fault> {
-    let mut search = Search { sql, tokens: parse::tokens(sql), state, faults: Vec::new() };
+    let mut search = Search { sql, tokens: parse::tokens(sql), state, is_input: false, faults: Vec::new() };
     let _ = query.visit(&mut search);
     search.faults
 }
@@ -92,6 +92,8 @@ struct Search<'a> {
     sql: &'a str,
     tokens: Vec<(Token, Range<usize>)>,
     state: &'a SessionState,
+    /// Whether the next query in an expression is what windows are over.
+    is_input: bool,
     faults: Vec<Fault>,
 }
 
@@ -249,6 +251,9 @@ impl Visitor for Search<'_> {
         self.unsupported(clauses::of_table(factor), place.as_ref().map_or(0, |place| place.start));
         match factor {
             TableFactor::Table { args: None, .. } | TableFactor::Derived { .. } | TableFactor::NestedJoin { .. } => {}
+            TableFactor::Table { name, args: Some(args), .. } if windows::are_made_by(name) => {
+                self.is_input = windows::are_over_query(args);
+            }
             TableFactor::UNNEST { .. } => self.faults.push(Fault {
                 message: "UNNEST in FROM joins every row with its elements, and joins are not supported".into(),
                 span: place,
@@ -269,6 +274,7 @@ impl Visitor for Search<'_> {
             ast::Expr::Function(function) => self.function(function),
             ast::Expr::Cast { data_type, .. } => self.sql_type(data_type, expr.span()),
             ast::Expr::TypedString(text) => self.sql_type(&text.data_type, expr.span()),
+            ast::Expr::Subquery(_) if std::mem::take(&mut self.is_input) => {}
             ast::Expr::Subquery(query) => {
                 self.refuse("a subquery in an expression", self.place(query.span()));
             }

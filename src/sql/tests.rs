@@ -1,6 +1,7 @@
 //! What queries mean; what is said about those that mean nothing is in `refused`.
 
 mod refused;
+mod windows;
 
 use std::sync::Arc;
 

@@ -66,6 +66,41 @@ fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
 }
 
 #[test]
+fn rows_come_out_with_the_windows_they_are_in() {
+    let scratch = Scratch::with(
+        r#"
+[pipeline]
+company = "acme"
+namespace = "run"
+[stages.visits]
+source = { kind = "file", path = "in.ndjson" }
+schema = { n = "bigint not null", at = "timestamp" }
+[stages.hours]
+from = ["visits"]
+sql = "SELECT n, window_start, window_end FROM tumble(visits, at, INTERVAL '1 hour')"
+[stages.days]
+from = ["hours"]
+sql = "SELECT n, window_end AS e FROM hop(hours, window_start, INTERVAL '12 hours', INTERVAL '1 day')"
+[stages.out]
+from = ["days"]
+sink = { kind = "file", path = "out.ndjson" }
+"#,
+    );
+    let rows =
+        [json!({"n": 1, "at": "2013-01-01T10:59:59Z"}), json!({"n": 2}), json!({"n": 3, "at": "1969-12-31T23:00:00Z"})];
+    scratch.write("in.ndjson", rows.map(|row| format!("{row}\n")).concat());
+    let summary = scratch.run();
+    summary.assert_balanced();
+    assert_eq!((summary.of("hours", "dead_lettered"), summary.of("days", "expanded")), (1, 2));
+    let ends = scratch.ndjson("out.ndjson");
+    let ends: Vec<String> = ends.iter().map(|row| format!("{} {}", row["n"], row["e"].as_str().unwrap())).collect();
+    assert_eq!(
+        ends,
+        ["1 2013-01-01T12:00:00Z", "1 2013-01-02T00:00:00Z", "3 1970-01-01T00:00:00Z", "3 1970-01-01T12:00:00Z"]
+    );
+}
+
+#[test]
 fn a_chain_filters_derives_and_counts() {
     let scratch = Scratch::with(CHAIN);
     scratch.write("in.ndjson", numbers(0, 1000));

@@ -1,0 +1,295 @@
+//! Windows over event time: `tumble` and `hop` in FROM. Which windows a row is in depends on nothing but the row, so they are
+//! queries around the input: it has a row more for each window, and two columns more, `window_start` and `window_end`.
+//!
+//! Windows are half open: a row at the end of one is in the next. They are counted from 1970-01-01T00:00:00Z, or from as
+//! much later as the offset says, in both directions; days have 24 hours.
+
+mod starts;
+
+use std::ops::{ControlFlow, Range};
+
+use arrow::datatypes::{IntervalMonthDayNano, SchemaRef};
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::logical_expr::Expr;
+use datafusion::sql::planner::{PlannerContext, SqlToRel};
+use datafusion::sql::sqlparser::ast::{
+    self, FunctionArg, FunctionArgExpr, Ident, ObjectName, Query, Spanned, TableAlias, TableFactor, TableFunctionArgs,
+    Value, VisitMut, VisitorMut,
+};
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::Span;
+
+use super::catalog::Catalog;
+use super::{Fault, parse, types};
+pub(super) use starts::functions;
+
+const DAY: i64 = 86_400_000_000_000;
+
+/// The most windows that a row can be in: each is a row more.
+const MOST: i64 = 100;
+
+/// The columns that a window adds. Those of the input of these names give way, so that windows can be made of windows.
+const COLUMNS: [&str; 2] = ["window_start", "window_end"];
+
+/// A function that puts rows into windows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Windows {
+    Tumble,
+    Hop,
+}
+
+impl Windows {
+    fn named(name: &ObjectName) -> Option<Self> {
+        match name.to_string().to_lowercase().as_str() {
+            "tumble" => Some(Self::Tumble),
+            "hop" => Some(Self::Hop),
+            _ => None,
+        }
+    }
+
+    /// The arguments; `None` where they are not those of the function.
+    fn call(self, args: &TableFunctionArgs) -> Option<Call> {
+        let expr = |arg: &FunctionArg| match arg {
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
+            _ => None,
+        };
+        let args: Option<Vec<ast::Expr>> = args.args.iter().map(expr).collect();
+        let mut args = args?.into_iter();
+        let (input, time) = (table(args.next()?)?, args.next()?);
+        let slide = if self == Self::Hop { Some(args.next()?) } else { None };
+        let (size, offset) = (args.next()?, args.next());
+        args.next().is_none().then_some(Call { input, time, slide, size, offset })
+    }
+
+    fn usage(self) -> &'static str {
+        match self {
+            Self::Tumble => "write it as tumble(input, column, INTERVAL '1 hour')",
+            Self::Hop => {
+                "write it as hop(input, column, INTERVAL '10 minutes', INTERVAL '1 hour'): the slide, then the size"
+            }
+        }
+    }
+}
+
+/// Its arguments, in their order.
+struct Call {
+    input: TableFactor,
+    time: ast::Expr,
+    slide: Option<ast::Expr>,
+    size: ast::Expr,
+    offset: Option<ast::Expr>,
+}
+
+/// Whether it is a call of a function that puts rows into windows.
+pub(super) fn are_made_by(name: &ObjectName) -> bool {
+    Windows::named(name).is_some()
+}
+
+/// Whether the input of such a call is a query.
+pub(super) fn are_over_query(args: &TableFunctionArgs) -> bool {
+    matches!(args.args.first(), Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(ast::Expr::Subquery(_)))))
+}
+
+/// Puts in place of each call the query that it stands for.
+pub(super) fn replace(query: &mut Query, sql: &str, catalog: &Catalog<'_>, inputs: &[(&str, SchemaRef)]) -> Vec<Fault> {
+    // A named query hides the input of its name.
+    let named = |name: &str| query.with.iter().flat_map(|with| &with.cte_tables).any(|it| it.alias.name.value == name);
+    let inputs: Vec<_> = inputs.iter().filter(|(name, _)| !named(name)).cloned().collect();
+    let mut replace = Replace { sql, catalog, inputs: &inputs, faults: Vec::new() };
+    let _ = query.visit(&mut replace);
+    replace.faults
+}
+
+struct Replace<'a> {
+    sql: &'a str,
+    catalog: &'a Catalog<'a>,
+    inputs: &'a [(&'a str, SchemaRef)],
+    faults: Vec<Fault>,
+}
+
+impl VisitorMut for Replace<'_> {
+    type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { name, args: Some(args), alias, .. } = factor
+            && let Some(windows) = Windows::named(name)
+        {
+            match self.query(windows, name, args, alias.clone()) {
+                Ok(query) => *factor = query,
+                Err(fault) => self.faults.push(fault),
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Replace<'_> {
+    fn query(
+        &self,
+        windows: Windows,
+        name: &ObjectName,
+        args: &TableFunctionArgs,
+        alias: Option<TableAlias>,
+    ) -> Result<TableFactor, Fault> {
+        let wrong = || Fault {
+            message: format!("these are not the arguments of {}", name.to_string().to_lowercase()),
+            span: self.place(name.span()),
+            help: Some(windows.usage().to_owned()),
+        };
+        let Call { input, time, slide, size, offset } = windows.call(args).ok_or_else(wrong)?;
+        let nanos = self.positive(&size)?;
+        let offset = offset.map_or(Ok(0), |offset| self.nanos(&offset))?;
+        let start = match &slide {
+            None => format!("\"{}\"({TIME}, {nanos}, {offset})", starts::ONE),
+            Some(slide) => {
+                let slide = self.slide(slide, nanos)?;
+                format!("unnest(\"{}\"({TIME}, {slide}, {nanos}, {offset}))", starts::SEVERAL)
+            }
+        };
+        let text = format!(
+            "SELECT *, window_start + {SIZE} AS window_end FROM (SELECT *{}, {start} AS window_start FROM {INPUT})",
+            self.given_way(&input)
+        );
+        let parsed = Parser::new(&parse::DIALECT).try_with_sql(&text).and_then(|mut parser| parser.parse_query());
+        let mut subquery = parsed.map_err(|error| parse::fault(&error, &text))?;
+        let named = |name: Ident| TableAlias { explicit: true, name, columns: Vec::new(), at: None };
+        let alias = alias.or_else(|| name_of(&input).map(named));
+        let _ = subquery.visit(&mut Fill { input, time, size });
+        Ok(TableFactor::Derived { lateral: false, subquery, alias, sample: None })
+    }
+
+    /// What leaves out the columns of the input that give way.
+    fn given_way(&self, from: &TableFactor) -> String {
+        let name = name_of(from).map(|name| match name.quote_style {
+            Some(_) => name.value,
+            None => name.value.to_lowercase(),
+        });
+        let input = self.inputs.iter().find(|(input, _)| name.as_deref() == Some(*input));
+        let has = |column: &&str| input.is_some_and(|(_, schema)| schema.index_of(column).is_ok());
+        let columns: Vec<&str> = COLUMNS.into_iter().filter(has).collect();
+        if columns.is_empty() { String::new() } else { format!(" EXCLUDE ({})", columns.join(", ")) }
+    }
+
+    fn slide(&self, slide: &ast::Expr, size: i64) -> Result<i64, Fault> {
+        let nanos = self.positive(slide)?;
+        let wrong = |message: String, help: &str| {
+            Err(Fault { message, span: self.place(slide.span()), help: Some(help.to_owned()) })
+        };
+        if nanos > size {
+            return wrong(
+                "windows that slide by more than their size leave out what is between them".to_owned(),
+                "the slide comes before the size",
+            );
+        }
+        // The last window that a row is in began less than a slide before it.
+        let most = size.div_euclid(nanos) + i64::from(size % nanos > 0);
+        if most > MOST {
+            return wrong(
+                format!("each row would be in {most} windows, and so as many rows; {MOST} are the most"),
+                "let the windows slide further",
+            );
+        }
+        Ok(nanos)
+    }
+
+    fn positive(&self, interval: &ast::Expr) -> Result<i64, Fault> {
+        match self.nanos(interval)? {
+            nanos if nanos > 0 => Ok(nanos),
+            _ => Err(Fault {
+                message: "a window is longer than nothing".into(),
+                span: self.place(interval.span()),
+                help: None,
+            }),
+        }
+    }
+
+    /// The length of a constant interval in nanoseconds.
+    fn nanos(&self, interval: &ast::Expr) -> Result<i64, Fault> {
+        let wrong = |message: &str, help: &str| Fault {
+            message: message.to_owned(),
+            span: self.place(interval.span()),
+            help: Some(help.to_owned()),
+        };
+        let planner = SqlToRel::new_with_options(self.catalog, types::parser_options());
+        let planned = planner.sql_to_expr(interval.clone(), &DFSchema::empty(), &mut PlannerContext::new());
+        let Ok(Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(interval)), _)) = planned else {
+            return Err(wrong("this is no interval", "write it as INTERVAL '1 hour'"));
+        };
+        let IntervalMonthDayNano { months, days, nanoseconds } = interval;
+        if months != 0 {
+            return Err(wrong("months and years are not of one length", "say it in days, or hours"));
+        }
+        let nanos = i64::from(days).checked_mul(DAY).and_then(|days| days.checked_add(nanoseconds));
+        nanos.ok_or_else(|| wrong("this is longer than 292 years", "write a shorter interval"))
+    }
+
+    fn place(&self, span: Span) -> Option<Range<usize>> {
+        parse::bytes(self.sql, span)
+    }
+}
+
+/// What stands in FROM for an input: a stage, a named query or a query.
+fn table(input: ast::Expr) -> Option<TableFactor> {
+    match input {
+        ast::Expr::Identifier(name) => Some(TableFactor::Table {
+            name: vec![name].into(),
+            alias: None,
+            args: None,
+            with_hints: Vec::new(),
+            version: None,
+            with_ordinality: false,
+            partitions: Vec::new(),
+            json_path: None,
+            sample: None,
+            index_hints: Vec::new(),
+        }),
+        ast::Expr::Subquery(subquery) => {
+            Some(TableFactor::Derived { lateral: false, subquery, alias: None, sample: None })
+        }
+        _ => None,
+    }
+}
+
+/// The name that an input can be called by.
+fn name_of(input: &TableFactor) -> Option<Ident> {
+    match input {
+        TableFactor::Table { name, .. } => name.0.last()?.as_ident().cloned(),
+        _ => None,
+    }
+}
+
+const TIME: &str = "$time";
+const SIZE: &str = "$size";
+const INPUT: &str = "\"$input\"";
+
+/// Puts what was written into the query around it; nothing else of that stands in the text.
+struct Fill {
+    input: TableFactor,
+    time: ast::Expr,
+    size: ast::Expr,
+}
+
+impl VisitorMut for Fill {
+    type Break = ();
+
+    // What was written is not looked through.
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if factor.to_string() == INPUT {
+            *factor = self.input.clone();
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut ast::Expr) -> ControlFlow<()> {
+        match expr {
+            ast::Expr::Identifier(name) => name.span = Span::empty(),
+            ast::Expr::Value(value) => {
+                if let Value::Placeholder(name) = &value.value {
+                    *expr = if name == TIME { self.time.clone() } else { self.size.clone() };
+                }
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
