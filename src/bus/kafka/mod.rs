@@ -25,6 +25,7 @@ mod writer;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -61,6 +62,8 @@ struct Shared {
     /// The number of partitions of topics that are known.
     partitions: Mutex<BTreeMap<Topic, u32>>,
     members: Mutex<Vec<member::Leaving>>,
+    /// The threads of tasks' producers.
+    writers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// Clients for questions that come again and again. They join nothing.
@@ -91,7 +94,13 @@ impl Kafka {
         let clients = Clients::new(spec);
         let asking = RwLock::new(Arc::new(Asking::new(&clients)?));
         Ok(Self {
-            shared: Arc::new(Shared { clients, asking, partitions: Mutex::default(), members: Mutex::default() }),
+            shared: Arc::new(Shared {
+                clients,
+                asking,
+                partitions: Mutex::default(),
+                members: Mutex::default(),
+                writers: Mutex::default(),
+            }),
         })
     }
 }
@@ -293,7 +302,9 @@ impl Bus for Kafka {
 
     async fn close(&self) -> Result<()> {
         let leaving = std::mem::take(&mut *self.shared.members.lock());
+        let writers = std::mem::take(&mut *self.shared.writers.lock());
         on_thread(move || {
+            writer::await_all(&writers);
             leaving.into_iter().for_each(member::Leaving::wait);
             Ok(())
         })

@@ -1,7 +1,8 @@
 //! What a task writes, on a thread of its own: it is sent while the task deals with the next rows.
 
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
@@ -9,7 +10,7 @@ use rdkafka::producer::{BaseProducer, Producer};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
-use super::client::{Context, failed};
+use super::client::{Context, TICK, failed};
 use super::lease::COMMITTING;
 use super::member::Tasks;
 use super::transaction::{Transaction, is_fenced};
@@ -33,6 +34,9 @@ pub(super) enum Order {
 /// Orders that wait behind the one which is carried out: enough that there always is one while a transaction ends.
 const WAITING: usize = 2;
 
+/// How long what is taken back at the end of a worker is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Starts the thread of a task's producer, which ends with the first commit that fails, or once nobody has orders any more.
 /// Commits are the member's, and give `fenced` where the task is somebody else's by now.
 pub(super) fn start(
@@ -42,10 +46,24 @@ pub(super) fn start(
     fenced: Error,
 ) -> Result<mpsc::Sender<Order>> {
     let (orders, received) = mpsc::channel(WAITING);
+    let known = shared.clone();
     let work = move || Work { shared: &shared, member: &member, producer: &producer, fenced }.carry_out(received);
     let started = thread::Builder::new().name("fidelio-write".into()).spawn(work);
-    started.map_err(|error| Error::Broker { action: COMMITTING, detail: error.to_string(), passing: false })?;
+    let thread =
+        started.map_err(|error| Error::Broker { action: COMMITTING, detail: error.to_string(), passing: false })?;
+    let mut writers = known.writers.lock();
+    writers.retain(|writer| !writer.is_finished());
+    writers.push(thread);
     Ok(orders)
+}
+
+/// Waits until the threads have taken back what they had not committed, so that nobody has to wait until the cluster gives it
+/// up. What takes longer than that is not coming to an end.
+pub(super) fn await_all(writers: &[JoinHandle<()>]) {
+    let deadline = Instant::now() + PATIENCE;
+    while writers.iter().any(|writer| !writer.is_finished()) && Instant::now() < deadline {
+        thread::sleep(TICK / 10);
+    }
 }
 
 /// What the thread works with.

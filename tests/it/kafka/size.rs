@@ -34,4 +34,9 @@ fn a_topic_that_takes_less_than_the_pipeline_thinks_ends_the_run_and_is_named() 
     let said = String::from_utf8(refused.stderr).unwrap();
     assert!(said.contains("MessageSizeTooLarge") && said.contains(&topic), "{said}");
     assert_eq!(refused.status.code(), Some(1));
+    // What had been sent until then is taken back at once, and keeps no reader waiting.
+    let transactions = tool("org.apache.kafka.tools.TransactionsCommand", &["list"], "");
+    let namespace = topic.trim_end_matches("priced.results");
+    let own: Vec<&str> = transactions.lines().filter(|line| line.contains(namespace)).collect();
+    assert!(!own.is_empty() && own.iter().all(|line| !line.contains("Ongoing")), "{own:?}");
 }
