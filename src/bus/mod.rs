@@ -212,10 +212,19 @@ pub trait Log: Send + Sync {
 
     /// The last message of a partition; `None` if there is none.
     async fn last(&self, of: &TopicPartition) -> Result<Option<Message>> {
+        match self.tail(of, 1).await? {
+            Some(last) => Ok(self.read(of, last, Limit::ONE, Duration::ZERO).await?.pop()),
+            None => Ok(None),
+        }
+    }
+
+    /// The offset of the first of the last so many messages of a partition, or of all where there are fewer; `None` where
+    /// there are none.
+    async fn tail(&self, of: &TopicPartition, count: u64) -> Result<Option<u64>> {
         let extents = self.extents(&of.topic).await?;
         let extent = extents.get(of.partition as usize).ok_or_else(|| Error::UnknownPartition(of.clone()))?;
-        let Some(last) = extent.end.checked_sub(1).filter(|last| *last >= extent.start) else { return Ok(None) };
-        Ok(self.read(of, last, Limit::ONE, Duration::ZERO).await?.pop())
+        let first = extent.end.saturating_sub(count).max(extent.start);
+        Ok((first < extent.end).then_some(first))
     }
 
     /// Rows in the messages of a partition from `offset` up to its end, as their publishers counted them; those that
@@ -394,7 +403,7 @@ pub enum Error {
     /// The topic exists with another number of partitions. Rows are where their keys put them, so it stays.
     #[error(
         "topic {topic} has {found} partitions and the pipeline asks for {wanted}; a topic keeps its partitions: \
-             give the stage its old number or start with another data directory"
+             give the stage its old number, or start with another data directory or, on a cluster, in another namespace"
     )]
     PartitionsDiffer {
         /// Which one.

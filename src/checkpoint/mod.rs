@@ -54,7 +54,7 @@ pub enum Error {
     /// Another version of Fidelio wrote it.
     #[error(
         "the checkpoint is of version {found}, and this program reads version {VERSION}: run it with the version of \
-             Fidelio that wrote it, or start over with another data directory"
+             Fidelio that wrote it, or start over with another data directory or in another namespace"
     )]
     Version {
         /// What it says.
@@ -63,7 +63,7 @@ pub enum Error {
     /// The stage was edited in a way that its checkpoint does not survive.
     #[error(
         "the stage has run as {was}, and is {is} now: give it another name, give it back what it was, or start over with \
-             another data directory"
+             another data directory or in another namespace"
     )]
     Edited {
         /// What it was.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::bus::{self, Channel, Extent, Limit, Log, Topic, embedded};
+use crate::bus::{self, Channel, Limit, Log, Topic, embedded};
 use crate::cli::{exit, pipeline, rows};
 use crate::config::Secrets;
 
@@ -86,8 +86,13 @@ enum Error {
 async fn tail(args: &Args, log: &dyn Log) -> Result<(), Error> {
     let topic = find(&args.name, log.topics().await?)?;
     let extents = log.extents(&topic).await?;
-    let first = |extent: &Extent| args.last.map_or(0, |last| extent.end.saturating_sub(last)).max(extent.start);
-    let mut next: Vec<u64> = extents.iter().map(first).collect();
+    let mut next = Vec::with_capacity(extents.len());
+    for (number, extent) in (0..).zip(&extents) {
+        next.push(match args.last {
+            Some(last) => log.tail(&topic.partition(number), last).await?.unwrap_or(extent.end),
+            None => extent.start,
+        });
+    }
     let mut out = io::BufWriter::new(io::stdout().lock());
     loop {
         let mut idle = true;

@@ -66,7 +66,7 @@ pub enum Error {
     #[error(
         "{partition} holds rows with the columns {found} from offset {offset} on, which were not dealt with before the \
              pipeline was edited; the columns are now {wanted}. Run the pipeline as it was until nothing is pending, then \
-             edit it; or start over with another data directory"
+             edit it; or start over with another data directory or in another namespace"
     )]
     Contract {
         /// Where they are.

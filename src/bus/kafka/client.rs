@@ -16,6 +16,7 @@ use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
 use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaErrorCode;
 
+use super::transaction::TRANSACTION;
 use super::{FRAMING_BYTES, PATIENCE};
 use crate::bus::{Error, Extent, Result, Topic, TopicPartition};
 use crate::config;
@@ -229,12 +230,13 @@ impl Clients {
         let mut client = self.common();
         client
             .set("transactional.id", transactional_id)
+            .set("transaction.timeout.ms", TRANSACTION.as_millis().to_string())
             .set("message.max.bytes", (self.spec.max_message_bytes + FRAMING_BYTES).to_string())
             .set("delivery.report.only.error", "true")
             .set("queue.buffering.max.messages", "0")
             .set("queue.buffering.max.kbytes", (QUEUE_BYTES.max(2 * self.spec.max_message_bytes) >> 10).to_string())
             // The positions of a transaction are refused until the marks of the one before are written, which takes about as
-            // long. What is refused again and again waits twice as long each time.
+            // long. Those that are refused again wait twice as long each time.
             .set("retry.backoff.ms", "1")
             .set("compression.type", "lz4")
             // As soon as a batch is delivered the next one is sent, of which there is no more than one on its way. It is as
@@ -362,6 +364,7 @@ fn is_final(code: RDKafkaErrorCode) -> bool {
             | Code::PolicyViolation
             | Code::InvalidTopic
             | Code::InvalidTransactionTimeout
+            | Code::InvalidSessionTimeout
             | Code::MessageSizeTooLarge
     );
     of_what_is_asked || is_about_who_asks(code)

@@ -237,6 +237,11 @@ impl Log for Kafka {
         let of = of.clone();
         self.shared.ask(move |shared| reader::last(shared, &of)).await
     }
+
+    async fn tail(&self, of: &TopicPartition, count: u64) -> Result<Option<u64>> {
+        let of = of.clone();
+        self.shared.ask(move |shared| reader::tail(shared, &of, count)).await
+    }
 }
 
 #[async_trait]

@@ -1,6 +1,6 @@
 //! Reading a partition without a group, as the tools do and whoever needs a task's last checkpoint.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -16,6 +16,9 @@ use crate::bus::{Error, Limit, Message, Result, TopicPartition};
 
 /// Readers that stay open for whoever reads on.
 const OPEN: usize = 16;
+
+/// How much is read at a time of what only its end is wanted of.
+const STRETCH: Limit = Limit { rows: usize::MAX, bytes: 4 << 20 };
 
 /// Open readers.
 #[derive(Default)]
@@ -77,23 +80,38 @@ pub(super) fn has_more(shared: &Shared, from: &TopicPartition, offset: u64) -> R
 
 /// The last message of a partition, if there is one. Blocks.
 pub(super) fn last(shared: &Shared, of: &TopicPartition) -> Result<Option<Message>> {
+    Ok(of_last(shared, of, 1, |message| message)?.pop_back())
+}
+
+/// Where the last so many messages of a partition begin, if there are any. Blocks.
+pub(super) fn tail(shared: &Shared, of: &TopicPartition, count: u64) -> Result<Option<u64>> {
+    Ok(of_last(shared, of, count, |message| message.offset)?.pop_front())
+}
+
+/// Something of each of the last so many messages of a partition. Blocks.
+fn of_last<T>(shared: &Shared, of: &TopicPartition, count: u64, take: impl Fn(Message) -> T) -> Result<VecDeque<T>> {
     let extent = shared.extent(of)?;
     // What a transaction leaves behind besides its messages has offsets, too.
-    let mut back = 16;
+    let mut back = count.saturating_add(16);
     loop {
         let start = extent.end.saturating_sub(back).max(extent.start);
-        let mut last = None;
+        let mut taken = VecDeque::new();
         let mut next = start;
         while next < extent.end {
-            let limit = Limit { rows: usize::MAX, bytes: usize::MAX };
-            let Some(message) = read(shared, of, next, limit, Duration::ZERO)?.pop() else { break };
-            next = message.offset + 1;
-            last = Some(message);
+            let messages = read(shared, of, next, STRETCH, Duration::ZERO)?;
+            let Some(last) = messages.last() else { break };
+            next = last.offset + 1;
+            for message in messages.into_iter().filter(|message| message.offset < extent.end) {
+                taken.push_back(take(message));
+                if taken.len() as u64 > count {
+                    taken.pop_front();
+                }
+            }
         }
-        if last.is_some() || start == extent.start {
-            return Ok(last);
+        if taken.len() as u64 >= count || start == extent.start {
+            return Ok(taken);
         }
-        back *= 8;
+        back = back.saturating_mul(8);
     }
 }
 

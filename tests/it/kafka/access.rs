@@ -49,3 +49,13 @@ fn the_rules_that_are_printed_are_enough_for_the_pipeline_and_keep_others_out() 
     assert_eq!(refused.status.code(), Some(1), "{said}");
     assert!(said.contains("uthorization") && said.contains("acme.theirs-"), "{said}");
 }
+
+#[test]
+fn a_session_that_the_cluster_does_not_take_ends_the_run_and_is_named() {
+    let scratch = scratch("session", Some(&broker()), 10);
+    scratch.write("p.toml", scratch.read("p.toml").replace("= 1000", "= 300").replace("= 6000", "= 1000"));
+    let refused = scratch.fidelio(&["run", "p.toml"]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("InvalidSessionTimeout"), "{said}");
+    assert_eq!(refused.status.code(), Some(1));
+}

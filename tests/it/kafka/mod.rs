@@ -156,6 +156,10 @@ fn a_pipeline_gives_on_kafka_what_it_gives_on_the_embedded_log() {
     };
     assert_eq!(classes(&kafka), classes(&embedded));
 
+    // The last messages are told from what transactions leave between them.
+    let last = kafka.fidelio(&["tail", &results_of(&kafka, "priced"), "--pipeline", "p.toml", "-n", "3"]);
+    assert_eq!(String::from_utf8(last.stdout).unwrap().lines().count(), 3 * 4);
+
     // Kafka's own tool sees that nothing is left to do.
     let groups = tool("consumer-groups", &["--describe", "--all-groups"], "");
     let prefix = format!("acme.same-{}.", std::process::id());
