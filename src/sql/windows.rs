@@ -8,7 +8,7 @@ mod starts;
 
 use std::ops::{ControlFlow, Range};
 
-use arrow::datatypes::{IntervalMonthDayNano, SchemaRef};
+use arrow::datatypes::{DataType, IntervalMonthDayNano, SchemaRef};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::Expr;
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
@@ -137,6 +137,7 @@ impl Replace<'_> {
             help: Some(windows.usage().to_owned()),
         };
         let Call { input, time, slide, size, offset } = windows.call(args).ok_or_else(wrong)?;
+        self.check_time(&input, &time)?;
         let nanos = self.positive(&size)?;
         let offset = offset.map_or(Ok(0), |offset| self.nanos(&offset))?;
         let start = match &slide {
@@ -158,16 +159,37 @@ impl Replace<'_> {
         Ok(TableFactor::Derived { lateral: false, subquery, alias, sample: None })
     }
 
+    /// Refuses another column than a timestamp, where the columns are known; else it is refused as an argument.
+    fn check_time(&self, input: &TableFactor, time: &ast::Expr) -> Result<(), Fault> {
+        let column = match time {
+            ast::Expr::Identifier(column) => Some(column),
+            ast::Expr::CompoundIdentifier(parts) => parts.last(),
+            _ => None,
+        };
+        let field =
+            self.schema(input).zip(column).and_then(|(schema, column)| schema.field_with_name(&plain(column)).ok());
+        match field.map(|field| field.data_type()) {
+            None | Some(DataType::Timestamp(..)) => Ok(()),
+            Some(other) => Err(Fault {
+                message: format!("windows are over a timestamp, and this is a {}", types::name(other)),
+                span: self.place(time.span()),
+                help: None,
+            }),
+        }
+    }
+
     /// What leaves out the columns of the input that give way.
     fn given_way(&self, from: &TableFactor) -> String {
-        let name = name_of(from).map(|name| match name.quote_style {
-            Some(_) => name.value,
-            None => name.value.to_lowercase(),
-        });
-        let input = self.inputs.iter().find(|(input, _)| name.as_deref() == Some(*input));
-        let has = |column: &&str| input.is_some_and(|(_, schema)| schema.index_of(column).is_ok());
+        let schema = self.schema(from);
+        let has = |column: &&str| schema.is_some_and(|schema| schema.index_of(column).is_ok());
         let columns: Vec<&str> = COLUMNS.into_iter().filter(has).collect();
         if columns.is_empty() { String::new() } else { format!(" EXCLUDE ({})", columns.join(", ")) }
+    }
+
+    /// The columns of an input, where they are known before the query is planned.
+    fn schema(&self, input: &TableFactor) -> Option<&SchemaRef> {
+        let name = plain(&name_of(input)?);
+        self.inputs.iter().find(|(input, _)| *input == name).map(|(_, schema)| schema)
     }
 
     fn slide(&self, slide: &ast::Expr, size: i64) -> Result<i64, Fault> {
@@ -226,6 +248,11 @@ impl Replace<'_> {
     fn place(&self, span: Span) -> Option<Range<usize>> {
         parse::bytes(self.sql, span)
     }
+}
+
+/// A name as it is meant: in small letters where it is not quoted.
+fn plain(name: &Ident) -> String {
+    if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
 }
 
 /// What stands in FROM for an input: a stage, a named query or a query.

@@ -164,7 +164,13 @@ fn what_is_no_window_is_refused_where_it_stands() {
             "",
             "say of which",
         ),
-        ("tumble(visits, id, INTERVAL '1 hour')", "windows are over a timestamp, and this is a bigint", "", ""),
+        ("tumble(visits, ID, INTERVAL '1 hour')", "windows are over a timestamp, and this is a bigint", "ID", ""),
+        (
+            "tumble((SELECT id FROM visits), id, INTERVAL '1 hour')",
+            "windows are over a timestamp, and this is a bigint",
+            "",
+            "",
+        ),
     ];
     for (call, message, place, help) in cases {
         let sql = format!("SELECT window_end FROM {call}");
