@@ -212,19 +212,18 @@ pub trait Log: Send + Sync {
 
     /// The last message of a partition; `None` if there is none.
     async fn last(&self, of: &TopicPartition) -> Result<Option<Message>> {
-        match self.tail(of, 1).await? {
-            Some(last) => Ok(self.read(of, last, Limit::ONE, Duration::ZERO).await?.pop()),
-            None => Ok(None),
+        let extents = self.extents(&of.topic).await?;
+        let extent = extents.get(of.partition as usize).ok_or_else(|| Error::UnknownPartition(of.clone()))?;
+        match self.tail(of, *extent, 1).await? {
+            last if last < extent.end => Ok(self.read(of, last, Limit::ONE, Duration::ZERO).await?.pop()),
+            _ => Ok(None),
         }
     }
 
-    /// The offset of the first of the last so many messages of a partition, or of all where there are fewer; `None` where
-    /// there are none.
-    async fn tail(&self, of: &TopicPartition, count: u64) -> Result<Option<u64>> {
-        let extents = self.extents(&of.topic).await?;
-        let extent = extents.get(of.partition as usize).ok_or_else(|| Error::UnknownPartition(of.clone()))?;
-        let first = extent.end.saturating_sub(count).max(extent.start);
-        Ok((first < extent.end).then_some(first))
+    /// The offset of the first of the last so many messages in the extent of a partition, or of all where there are fewer; its
+    /// end where there are none.
+    async fn tail(&self, _of: &TopicPartition, within: Extent, count: u64) -> Result<u64> {
+        Ok(within.end.saturating_sub(count).max(within.start))
     }
 
     /// Rows in the messages of a partition from `offset` up to its end, as their publishers counted them; those that

@@ -89,7 +89,7 @@ async fn tail(args: &Args, log: &dyn Log) -> Result<(), Error> {
     let mut next = Vec::with_capacity(extents.len());
     for (number, extent) in (0..).zip(&extents) {
         next.push(match args.last {
-            Some(last) => log.tail(&topic.partition(number), last).await?.unwrap_or(extent.end),
+            Some(last) => log.tail(&topic.partition(number), *extent, last).await?,
             None => extent.start,
         });
     }

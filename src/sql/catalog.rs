@@ -22,15 +22,13 @@ pub(super) struct UnknownInput(pub(super) String);
 pub(super) struct Catalog<'a> {
     state: &'a SessionState,
     tables: HashMap<String, Arc<dyn TableSource>>,
-    /// What only the queries around windows call.
-    internal: [Arc<ScalarUDF>; 2],
 }
 
 impl<'a> Catalog<'a> {
     pub(super) fn new(state: &'a SessionState, inputs: &[(&str, SchemaRef)]) -> Self {
         let table = |schema: &SchemaRef| Arc::new(LogicalTableSource::new(Arc::clone(schema))) as Arc<dyn TableSource>;
         let tables = inputs.iter().map(|(name, schema)| ((*name).to_owned(), table(schema))).collect();
-        Self { state, tables, internal: windows::functions() }
+        Self { state, tables }
     }
 
     /// The names of the inputs, in alphabetical order.
@@ -64,8 +62,7 @@ impl ContextProvider for Catalog<'_> {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        let internal = || self.internal.iter().find(|function| function.name() == name);
-        self.state.scalar_functions().get(name).or_else(internal).cloned()
+        self.state.scalar_functions().get(name).or_else(|| windows::function(name)).cloned()
     }
 
     fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {

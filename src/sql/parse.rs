@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use arrow::datatypes::SchemaRef;
-use datafusion::sql::sqlparser::ast::{Query, Statement};
+use datafusion::sql::sqlparser::ast::{Ident, Query, Statement};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, Tokenizer};
@@ -100,6 +100,11 @@ pub(super) fn tokens(sql: &str) -> Vec<(Token, Range<usize>)> {
     let tokens = Tokenizer::new(&DIALECT, sql).tokenize_with_location().unwrap_or_default();
     let tokens = tokens.into_iter().filter(|token| !matches!(token.token, Token::Whitespace(_)));
     tokens.filter_map(|token| Some((token.token, bytes(sql, token.span)?))).collect()
+}
+
+/// A name as it is meant: in small letters where it is not quoted.
+pub(super) fn name(name: &Ident) -> String {
+    if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
 }
 
 fn token_at(sql: &str, at: usize) -> Range<usize> {

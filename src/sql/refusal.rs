@@ -146,7 +146,7 @@ impl Search<'_> {
                 SelectItem::UnnamedExpr(ast::Expr::Identifier(column)) => column,
                 _ => continue,
             };
-            let name = if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() };
+            let name = parse::name(name);
             if names.contains(&name) {
                 self.faults.push(Fault {
                     message: format!("two result columns are named `{name}`"),

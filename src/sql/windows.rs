@@ -21,7 +21,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 
 use super::catalog::Catalog;
 use super::{Fault, parse, types};
-pub(super) use starts::functions;
+pub(super) use starts::function;
 
 const DAY: i64 = 86_400_000_000_000;
 
@@ -93,7 +93,8 @@ pub(super) fn are_over_query(args: &TableFunctionArgs) -> bool {
 /// Puts in place of each call the query that it stands for.
 pub(super) fn replace(query: &mut Query, sql: &str, catalog: &Catalog<'_>, inputs: &[(&str, SchemaRef)]) -> Vec<Fault> {
     // A named query hides the input of its name.
-    let named = |name: &str| query.with.iter().flat_map(|with| &with.cte_tables).any(|it| it.alias.name.value == name);
+    let named =
+        |name: &str| query.with.iter().flat_map(|with| &with.cte_tables).any(|it| parse::name(&it.alias.name) == name);
     let inputs: Vec<_> = inputs.iter().filter(|(name, _)| !named(name)).cloned().collect();
     let mut replace = Replace { sql, catalog, inputs: &inputs, faults: Vec::new() };
     let _ = query.visit(&mut replace);
@@ -166,8 +167,10 @@ impl Replace<'_> {
             ast::Expr::CompoundIdentifier(parts) => parts.last(),
             _ => None,
         };
-        let field =
-            self.schema(input).zip(column).and_then(|(schema, column)| schema.field_with_name(&plain(column)).ok());
+        let field = self
+            .schema(input)
+            .zip(column)
+            .and_then(|(schema, column)| schema.field_with_name(&parse::name(column)).ok());
         match field.map(|field| field.data_type()) {
             None | Some(DataType::Timestamp(..)) => Ok(()),
             Some(other) => Err(Fault {
@@ -188,7 +191,7 @@ impl Replace<'_> {
 
     /// The columns of an input, where they are known before the query is planned.
     fn schema(&self, input: &TableFactor) -> Option<&SchemaRef> {
-        let name = plain(&name_of(input)?);
+        let name = parse::name(&name_of(input)?);
         self.inputs.iter().find(|(input, _)| *input == name).map(|(_, schema)| schema)
     }
 
@@ -248,11 +251,6 @@ impl Replace<'_> {
     fn place(&self, span: Span) -> Option<Range<usize>> {
         parse::bytes(self.sql, span)
     }
-}
-
-/// A name as it is meant: in small letters where it is not quoted.
-fn plain(name: &Ident) -> String {
-    if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
 }
 
 /// What stands in FROM for an input: a stage, a named query or a query.

@@ -238,9 +238,9 @@ impl Log for Kafka {
         self.shared.ask(move |shared| reader::last(shared, &of)).await
     }
 
-    async fn tail(&self, of: &TopicPartition, count: u64) -> Result<Option<u64>> {
+    async fn tail(&self, of: &TopicPartition, within: Extent, count: u64) -> Result<u64> {
         let of = of.clone();
-        self.shared.ask(move |shared| reader::tail(shared, &of, count)).await
+        self.shared.ask(move |shared| reader::tail(shared, &of, within, count)).await
     }
 }
 

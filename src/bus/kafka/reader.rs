@@ -12,7 +12,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::client::{Context, TICK, failed};
 use super::{PATIENCE, Shared, wire};
 use crate::bus::limit::Budget;
-use crate::bus::{Error, Limit, Message, Result, TopicPartition};
+use crate::bus::{Error, Extent, Limit, Message, Result, TopicPartition};
 
 /// Readers that stay open for whoever reads on.
 const OPEN: usize = 16;
@@ -80,17 +80,22 @@ pub(super) fn has_more(shared: &Shared, from: &TopicPartition, offset: u64) -> R
 
 /// The last message of a partition, if there is one. Blocks.
 pub(super) fn last(shared: &Shared, of: &TopicPartition) -> Result<Option<Message>> {
-    Ok(of_last(shared, of, 1, |message| message)?.pop_back())
+    Ok(of_last(shared, of, shared.extent(of)?, 1, |message| message)?.pop_back())
 }
 
-/// Where the last so many messages of a partition begin, if there are any. Blocks.
-pub(super) fn tail(shared: &Shared, of: &TopicPartition, count: u64) -> Result<Option<u64>> {
-    Ok(of_last(shared, of, count, |message| message.offset)?.pop_front())
+/// See [`crate::bus::Log::tail`]. Blocks.
+pub(super) fn tail(shared: &Shared, of: &TopicPartition, within: Extent, count: u64) -> Result<u64> {
+    Ok(of_last(shared, of, within, count, |message| message.offset)?.pop_front().unwrap_or(within.end))
 }
 
-/// Something of each of the last so many messages of a partition. Blocks.
-fn of_last<T>(shared: &Shared, of: &TopicPartition, count: u64, take: impl Fn(Message) -> T) -> Result<VecDeque<T>> {
-    let extent = shared.extent(of)?;
+/// Something of each of the last so many messages in the extent of a partition. Blocks.
+fn of_last<T>(
+    shared: &Shared,
+    of: &TopicPartition,
+    extent: Extent,
+    count: u64,
+    take: impl Fn(Message) -> T,
+) -> Result<VecDeque<T>> {
     // What a transaction leaves behind besides its messages has offsets, too.
     let mut back = count.saturating_add(16);
     loop {

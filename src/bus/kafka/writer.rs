@@ -35,7 +35,7 @@ pub(super) enum Order {
 const WAITING: usize = 2;
 
 /// How long what is taken back at the end of a worker is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TAKING_BACK: Duration = Duration::from_secs(10);
 
 /// Starts the thread of a task's producer, which ends with the first commit that fails, or once nobody has orders any more.
 /// Commits are the member's, and give `fenced` where the task is somebody else's by now.
@@ -60,7 +60,7 @@ pub(super) fn start(
 /// Waits until the threads have taken back what they had not committed, so that nobody has to wait until the cluster gives it
 /// up. What takes longer than that is not coming to an end.
 pub(super) fn await_all(writers: &[JoinHandle<()>]) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TAKING_BACK;
     while writers.iter().any(|writer| !writer.is_finished()) && Instant::now() < deadline {
         thread::sleep(TICK / 10);
     }

@@ -100,7 +100,7 @@ fn windows_are_over_named_queries_and_queries_and_windows_too() {
 fn the_columns_of_the_windows_take_the_place_of_those_of_the_input() {
     let output = over("SELECT * FROM tumble(visits, window_start, INTERVAL '1 day') WHERE id = 0", &TIMES);
     assert_eq!(rows(&output), ["0,2013-03-10T01:59:59.999999999,1970-01-01T00:00:00,1970-01-02T00:00:00"]);
-    let hidden = "WITH visits AS (SELECT id, at FROM visits WHERE id = 3) \
+    let hidden = "WITH Visits AS (SELECT id, at FROM visits WHERE id = 3) \
                   SELECT * FROM tumble(visits, at, INTERVAL '1 day')";
     assert_eq!(rows(&over(hidden, &TIMES)), ["3,1970-01-01T00:00:00,1970-01-01T00:00:00,1970-01-02T00:00:00"]);
 }

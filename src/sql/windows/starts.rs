@@ -1,6 +1,6 @@
 //! When the windows start that an instant is in.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray};
 use arrow::buffer::OffsetBuffer;
@@ -19,11 +19,16 @@ pub(super) const ONE: &str = "window start";
 pub(super) const SEVERAL: &str = "window starts";
 
 /// The functions that queries around windows call. They have names that nobody writes by chance.
-pub(in crate::sql) fn functions() -> [Arc<ScalarUDF>; 2] {
+static FUNCTIONS: LazyLock<[Arc<ScalarUDF>; 2]> = LazyLock::new(|| {
     [(ONE, false, 3), (SEVERAL, true, 4)].map(|(name, several, arguments)| {
         let signature = Signature::any(arguments, Volatility::Immutable);
         Arc::new(ScalarUDF::from(Starts { name, several, signature }))
     })
+});
+
+/// The function of that name that only queries around windows call.
+pub(in crate::sql) fn function(name: &str) -> Option<&'static Arc<ScalarUDF>> {
+    FUNCTIONS.iter().find(|function| function.name() == name)
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -141,7 +146,7 @@ impl Grid {
         for time in numbers.values() {
             let last = self.last_of(*time)?;
             // As many as began less than a size ago.
-            let before = (self.size - 1 - (time - last)).div_euclid(self.slide).max(-1);
+            let before = (self.size - 1 - (time - last)).div_euclid(self.slide);
             let first = before.checked_mul(self.slide).and_then(|back| last.checked_sub(back)).ok_or_else(too_early)?;
             starts.extend((0..=before).map(|number| first + number * self.slide));
             lengths.push((before + 1) as usize);
