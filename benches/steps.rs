@@ -37,7 +37,7 @@ fn steps(criterion: &mut Criterion) {
         bench.iter(|| decoder.decode(black_box(&raw)));
     });
     group.bench_function("process", |bench| {
-        let mut operator = priced.operator();
+        let mut operator = priced.operator().unwrap();
         bench.iter(|| operator.process(0, black_box(&batch)));
     });
     group.bench_function("encode-arrow", |bench| bench.iter(|| arrow::encode(black_box(&batch)).unwrap()));

@@ -227,6 +227,19 @@ impl Bus for Memory {
         Ok(Box::new(member))
     }
 
+    async fn trim(&self, partition: &TopicPartition, before: u64) -> Result<()> {
+        let mut state = self.shared.state();
+        state.partition(partition)?;
+        let stored = state.topics.get_mut(&partition.topic);
+        let Some(found) = stored.and_then(|stored| stored.partitions.get_mut(partition.partition as usize)) else {
+            return Ok(());
+        };
+        let gone = before.clamp(found.start, found.extent().end) - found.start;
+        drop(found.records.drain(..gone as usize));
+        found.start += gone;
+        Ok(())
+    }
+
     async fn groups(&self) -> Result<Vec<Arc<str>>> {
         let state = self.shared.state();
         let consumers = state.groups.iter().filter(|(_, consumer)| consumer.consumes);

@@ -94,6 +94,8 @@ pub struct Commit {
     pub events: Vec<Outgoing>,
     /// What could not be processed.
     pub dead_letters: Vec<Outgoing>,
+    /// What open windows hold.
+    pub state: Vec<Outgoing>,
     /// What the task resumes from, for the task's own partition of the group's checkpoint topic.
     pub checkpoint: Bytes,
     /// How far the inputs are dealt with.
@@ -107,7 +109,7 @@ impl Commit {
         // A topic that keeps the last message keeps it by its key.
         let key = Some(Bytes::from_static(b"checkpoint"));
         let record = Record { key, value: Some(self.checkpoint), ..Record::default() };
-        [self.results, self.events, self.dead_letters].into_iter().for_each(|part| records.extend(part));
+        [self.results, self.events, self.dead_letters, self.state].into_iter().for_each(|part| records.extend(part));
         records.push(Outgoing { to: checkpoint, record });
         self.positions
     }
@@ -285,6 +287,10 @@ pub trait Bus: Log {
     /// Forgets that a group that nobody runs ever consumed anything: its positions are gone, and nothing is kept for it
     /// any longer. Checkpoints stay, and on a cluster they say where its tasks go on if they come back. Of one that does not exist there is nothing to forget.
     async fn forget(&self, group: &str) -> Result<()>;
+
+    /// Lets go of the messages before that offset, whatever the topic's retention says. They may stay for a while, and with
+    /// others.
+    async fn trim(&self, partition: &TopicPartition, before: u64) -> Result<()>;
 
     /// Whether it can be reached now; says so within seconds.
     async fn answers(&self) -> Result<()> {

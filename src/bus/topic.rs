@@ -54,12 +54,20 @@ pub enum Channel {
     DeadLetters,
     /// What its tasks resume from.
     Checkpoint,
+    /// What the open windows of its tasks hold.
+    State,
 }
 
 impl Channel {
     /// Every channel, in the order in which they are listed.
-    pub const ALL: [Channel; 5] =
-        [Channel::Results, Channel::Events, Channel::Commands, Channel::DeadLetters, Channel::Checkpoint];
+    pub const ALL: [Channel; 6] = [
+        Channel::Results,
+        Channel::Events,
+        Channel::Commands,
+        Channel::DeadLetters,
+        Channel::Checkpoint,
+        Channel::State,
+    ];
 
     /// The last part of the topic's name.
     pub fn suffix(self) -> &'static str {
@@ -69,6 +77,7 @@ impl Channel {
             Channel::Commands => "commands",
             Channel::DeadLetters => "private.dlq",
             Channel::Checkpoint => "private.checkpoint",
+            Channel::State => "private.state",
         }
     }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::bus::{Positions, Topic, TopicPartition};
+use crate::bus::{Micros, Positions, Topic, TopicPartition};
 use crate::connector::Position;
 use crate::fidelity::{Counts, is_zero};
 
@@ -33,6 +33,47 @@ pub struct Checkpoint {
     pub source: Option<Position>,
     /// How far its sink connector is, where it has one.
     pub sink: Option<Position>,
+    /// Its event time.
+    pub clock: Clock,
+    /// What its open windows hold, where it has windows.
+    pub windows: Option<Windows>,
+}
+
+/// The event time of a task.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Clock {
+    /// What each task of a predecessor has said last of the event times behind it: a time in microseconds since 1970, that it is
+    /// `idle`, or that it has come to its `end`.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub inputs: Vec<(String, u32, String)>,
+    /// The greatest event time of its own results, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub greatest: Option<Micros>,
+    /// What the task has said last.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub said: Option<String>,
+}
+
+impl Clock {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Where to find what the open windows of a task hold: in messages of its own, which are numbered.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Windows {
+    /// The number of the first message that is needed.
+    pub first: u64,
+    /// The number that the next message gets.
+    pub next: u64,
+    /// All windows that end by then have closed, in nanoseconds since 1970; none has if `None`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub closed: Option<String>,
+    /// What is kept of rows, a text for each part of the query that keeps some.
+    pub keeps: Vec<String>,
 }
 
 /// What cannot be edited in a stage that has run: counts and positions would no longer mean anything.
@@ -71,6 +112,17 @@ pub enum Error {
         /// What it is.
         is: Box<Shape>,
     },
+    /// The query keeps something else of rows than it did.
+    #[error(
+        "the windows that are open hold {was}, and the query now keeps {is}: give the stage another name; give it back the query \
+             that it had, until the windows have closed; or start over with another data directory or in another namespace"
+    )]
+    Keeps {
+        /// What it kept.
+        was: String,
+        /// What it keeps.
+        is: String,
+    },
     /// The bus would go on from somewhere else.
     #[error(
         "the checkpoint goes on from offset {expected} of {partition}, and the bus from {found}: one of them is not \
@@ -104,6 +156,10 @@ struct Written {
     source: Option<Position>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     sink: Option<Position>,
+    #[serde(skip_serializing_if = "Clock::is_empty", default)]
+    clock: Clock,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    windows: Option<Windows>,
 }
 
 impl fmt::Display for Shape {
@@ -137,6 +193,8 @@ impl Checkpoint {
                 .collect(),
             source: self.source.clone(),
             sink: self.sink.clone(),
+            clock: self.clock.clone(),
+            windows: self.windows.clone(),
         };
         serde_json::to_vec(&written).map(Bytes::from).map_err(|error| Error::Damaged(error.to_string()))
     }
@@ -180,6 +238,8 @@ impl Checkpoint {
                 .collect(),
             source: written.source,
             sink: written.sink,
+            clock: written.clock,
+            windows: written.windows,
         })
     }
 }
@@ -199,6 +259,8 @@ mod tests {
                 filtered: 1,
                 expanded: 0,
                 dead_lettered: 1,
+                absorbed: 8,
+                emitted: 7,
                 events: 2,
                 foreign: 1,
             },
@@ -208,8 +270,14 @@ mod tests {
             positions: [(Topic::new("a.b.c.results").partition(1), 17)].into(),
             source: Some(Position { rows: 5, at: serde_json::json!({"bytes": 9}) }),
             sink: None,
+            clock: Clock {
+                inputs: vec![("b".into(), 1, "end".into())],
+                greatest: Some(-3),
+                said: Some("1000000".into()),
+            },
+            windows: Some(Windows { first: 2, next: 9, closed: Some("-60".into()), keeps: vec!["(a text)".into()] }),
         };
-        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"events":2,"foreign":1},"missed":4,"gone":6,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}}}"#;
+        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"absorbed":8,"emitted":7,"events":2,"foreign":1},"missed":4,"gone":6,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}},"clock":{"inputs":[["b",1,"end"]],"greatest":-3,"said":"1000000"},"windows":{"first":2,"next":9,"closed":"-60","keeps":["(a text)"]}}"#;
         assert_eq!(checkpoint.encode().unwrap(), written.as_bytes());
         assert_eq!(Checkpoint::decode(written.as_bytes()).unwrap(), checkpoint);
     }

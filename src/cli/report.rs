@@ -27,6 +27,8 @@ fn stage_json(stage: &StageSummary, elapsed: Duration) -> Value {
         "filtered": counts.filtered,
         "expanded": counts.expanded,
         "dead_lettered": counts.dead_lettered,
+        "absorbed": counts.absorbed,
+        "emitted": counts.emitted,
         "events": counts.events,
         "pending": stage.account.pending,
         "lost": stage.account.lost,
@@ -40,28 +42,20 @@ fn stage_json(stage: &StageSummary, elapsed: Duration) -> Value {
 pub fn table(summary: &Summary, to: &mut dyn Write) -> io::Result<()> {
     let mut table = Table::new();
     table.load_preset(NOTHING);
-    let columns = [
-        "stage",
-        "rows in",
-        "out",
-        "filtered",
-        "expanded",
-        "dead-lettered",
-        "pending",
-        "lost",
-        "rows/s",
-        "lag p50",
-        "p99",
-    ];
-    table.set_header(columns);
+    // Most pipelines have no windows.
+    let has_windows =
+        summary.stages.iter().any(|stage| stage.account.counts.absorbed + stage.account.counts.emitted > 0);
+    let of_windows = |columns: [String; 2]| columns.into_iter().filter(move |_| has_windows);
+    let mut header: Vec<String> = ["stage", "rows in", "out", "filtered", "expanded"].map(str::to_owned).into();
+    header.extend(of_windows(["absorbed", "emitted"].map(str::to_owned)));
+    header.extend(["dead-lettered", "pending", "lost", "rows/s", "lag p50", "p99"].map(str::to_owned));
+    table.set_header(header);
     for stage in &summary.stages {
         let counts = &stage.account.counts;
-        table.add_row([
-            stage.account.stage.to_string(),
-            counts.rows_in.to_string(),
-            counts.rows_out.to_string(),
-            counts.filtered.to_string(),
-            counts.expanded.to_string(),
+        let mut row = vec![stage.account.stage.to_string()];
+        row.extend([counts.rows_in, counts.rows_out, counts.filtered, counts.expanded].map(|rows| rows.to_string()));
+        row.extend(of_windows([counts.absorbed, counts.emitted].map(|rows| rows.to_string())));
+        row.extend([
             counts.dead_lettered.to_string(),
             stage.account.pending.to_string(),
             stage.account.lost.to_string(),
@@ -69,6 +63,7 @@ pub fn table(summary: &Summary, to: &mut dyn Write) -> io::Result<()> {
             lag(stage, 0.5),
             lag(stage, 0.99),
         ]);
+        table.add_row(row);
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);

@@ -8,10 +8,14 @@ use serde_json::{Value, json};
 use crate::bus::{Message, Record};
 use crate::codec;
 use crate::failure::DeadLetter;
+use crate::stage::has_no_rows;
 
 /// The rows of a message, each as the text of a JSON value, columns in the order of the schema. A payload of no known
 /// format is its text, or an object with its bytes in base64 where it is not text; a tombstone is null.
 pub(super) fn rows(message: &Message) -> Vec<String> {
+    if has_no_rows(&message.record) {
+        return Vec::new();
+    }
     match DeadLetter::from_message(message) {
         Some(letter) => vec![dead_letter(&letter, message).to_string()],
         // Others need not say of their messages what they are.

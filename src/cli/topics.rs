@@ -105,6 +105,7 @@ fn entry<'a>(topology: &'a Topology, stage: &'a Stage, channel: Channel) -> Opti
         Channel::Commands => ("cloudevents", vec![owner]),
         Channel::DeadLetters => ("as it came", vec![owner]),
         Channel::Checkpoint => ("checkpoint", vec![owner]),
+        Channel::State => ("arrow", vec![owner]),
     };
     let partitions = match stage.reads().filter(|_| channel != Channel::Results) {
         Some(read) => Partitions::As(read),

@@ -2,8 +2,9 @@
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
+use arrow::compute::{cast, max};
 use arrow::datatypes::{
-    DataType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+    DataType, Int64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
     TimestampSecondType,
 };
 
@@ -18,6 +19,14 @@ pub(super) fn per_second(unit: TimeUnit) -> i64 {
         TimeUnit::Millisecond => 1_000,
         TimeUnit::Microsecond => 1_000_000,
         TimeUnit::Nanosecond => 1_000_000_000,
+    }
+}
+
+/// Nanoseconds in the unit of a timestamp; `None` of another type.
+pub(crate) fn tick(time: &DataType) -> Option<i64> {
+    match time {
+        DataType::Timestamp(unit, _) => Some(1_000_000_000 / per_second(*unit)),
+        _ => None,
     }
 }
 
@@ -193,6 +202,15 @@ pub(crate) fn micros_at(column: &ArrayRef, row: usize) -> Option<Micros> {
         TimeUnit::Microsecond => Some(column.as_primitive::<TimestampMicrosecondType>().value(row)),
         TimeUnit::Nanosecond => Some(column.as_primitive::<TimestampNanosecondType>().value(row).div_euclid(1_000)),
     }
+}
+
+/// The greatest instant of a column, in whole microseconds since the epoch; `None` where there is none, or it does not fit.
+pub(crate) fn greatest_micros(column: &ArrayRef) -> Option<Micros> {
+    let tick = tick(column.data_type())?;
+    let units = cast(column, &DataType::Int64).ok()?;
+    let greatest = max(units.as_primitive::<Int64Type>())?;
+    let micros = i128::from(greatest) * i128::from(tick);
+    Micros::try_from(micros.div_euclid(1_000)).ok()
 }
 
 #[cfg(test)]

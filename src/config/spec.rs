@@ -172,6 +172,8 @@ pub struct Stage {
     pub schema: Vec<Column>,
     /// `event_time`
     pub event_time: Option<EventTime>,
+    /// `state_limit`: bytes of memory that the open windows of a task may take; 1 GB by default.
+    pub state_limit: Option<Spanned<u64>>,
     /// `key`: columns of its results that say which partition a row goes to.
     pub key: Vec<Spanned<String>>,
     /// `partitions`: of its results.
@@ -234,13 +236,15 @@ pub struct Column {
     pub sql_type: Sql,
 }
 
-/// `event_time = { column = "…", out_of_orderness = "24h" }`
+/// `event_time = { column = "…", out_of_orderness = "24h", idle_after = "1m" }`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventTime {
     /// The column of the stage's results that says when the row's event happened.
     pub column: Spanned<String>,
     /// How much later than a newer one a row can still come; not at all by default.
     pub out_of_orderness: Duration,
+    /// After how long without rows nobody waits for the stage any more; they wait for ever by default.
+    pub idle_after: Option<Duration>,
 }
 
 /// A domain event of a stage.

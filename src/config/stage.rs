@@ -6,13 +6,16 @@ use toml::de::DeValue;
 
 use super::connectors::{sink, source};
 use super::cursor::{Table, Value};
-use super::decode::{check_topic_word, duration_of, retention};
+use super::decode::{check_topic_word, duration_of, retention, size_of};
 use super::fault::Fault;
 use super::spec::{
     Column, Event, EventTime, Format, Input, LineFormat, LineSink, LineSource, MAX_PARTITIONS, Output, Sink, Source,
     Spanned, Sql, Stage, Work,
 };
 use super::units::{is_event_name, to_event_name};
+
+/// The most memory that can be asked for: more than any machine has.
+const MAX_STATE_BYTES: u64 = 1 << 50;
 
 /// What of a stage could not be made out, so that nothing is held against whoever leans on it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -44,6 +47,10 @@ pub(super) fn stage(name: Spanned<String>, value: &Value, dir: &Path) -> (Stage,
         from: from.unwrap_or_default(),
         schema: schema.unwrap_or_default(),
         event_time: table.get("event_time").and_then(|value| event_time(&value)),
+        state_limit: table.get("state_limit").and_then(|value| {
+            let bytes = size_of(&value, MAX_STATE_BYTES)?;
+            Some(Spanned::new(bytes, value.span()))
+        }),
         key: table.get("key").and_then(|value| names(&value, "key = [\"origin\"]")).unwrap_or_default(),
         partitions: table.get("partitions").and_then(|value| partitions(&value)),
         events: table.get("events").map(|value| events(&value)).unwrap_or_default(),
@@ -63,6 +70,7 @@ fn blank(name: Spanned<String>) -> Stage {
         work: Work::Sql(nothing()),
         schema: Vec::new(),
         event_time: None,
+        state_limit: None,
         key: Vec::new(),
         partitions: None,
         events: Vec::new(),
@@ -163,7 +171,7 @@ pub(super) fn names(value: &Value, example: &str) -> Option<Vec<Spanned<String>>
 
 /// Notes what a sink cannot have, since it has no results.
 fn refuse_results(table: &Table) {
-    for key in ["schema", "event_time", "key", "partitions", "events", "format"] {
+    for key in ["schema", "event_time", "state_limit", "key", "partitions", "events", "format"] {
         if table.get(key).is_some() {
             let span = table.key_span(key).unwrap_or_default();
             let fault = Fault::new(span, format!("a sink has no results, so it has no `{key}`"));
@@ -202,14 +210,15 @@ fn schema(table: &Table, title: &str) -> Option<Vec<Column>> {
     columns.into_iter().collect()
 }
 
-/// `event_time = { column = "…", out_of_orderness = "24h" }`
+/// `event_time = { column = "…", out_of_orderness = "24h", idle_after = "1m" }`
 fn event_time(value: &Value) -> Option<EventTime> {
     let table = value.table("`event_time`", "write it as { column = \"…\", out_of_orderness = \"24h\" }")?;
     let help = "the column that says when the event of a row happened";
     let column = table.need("column", help).and_then(|value| value.string(help));
     let out_of_orderness = table.get("out_of_orderness").and_then(|value| duration_of(&value)).unwrap_or_default();
+    let idle_after = table.get("idle_after").and_then(|value| duration_of(&value));
     table.finish();
-    Some(EventTime { column: column?, out_of_orderness })
+    Some(EventTime { column: column?, out_of_orderness, idle_after })
 }
 
 fn partitions(value: &Value) -> Option<Spanned<u32>> {

@@ -20,11 +20,14 @@ pub enum Class {
     TooLarge,
     /// It is in a topic of the pipeline, and somebody else than the topic's owner has published it.
     Foreign,
+    /// A window that it is in has closed.
+    Late,
 }
 
 impl Class {
     /// Every class.
-    pub const ALL: [Class; 5] = [Class::Decode, Class::Contract, Class::Expression, Class::TooLarge, Class::Foreign];
+    pub const ALL: [Class; 6] =
+        [Class::Decode, Class::Contract, Class::Expression, Class::TooLarge, Class::Foreign, Class::Late];
 
     /// The class of that name.
     pub fn parse(name: &str) -> Option<Self> {
@@ -39,6 +42,7 @@ impl Class {
             Class::Expression => "expression",
             Class::TooLarge => "too-large",
             Class::Foreign => "foreign",
+            Class::Late => "late",
         }
     }
 }

@@ -168,7 +168,7 @@ sink = { kind = "file", path = "out.ndjson" }
             None => vec![Outgoing { to: stage.results().partition(0), record }],
         };
         let checkpoint = checkpoint.encode().unwrap();
-        let commit = Commit { results, events: vec![], dead_letters: vec![], checkpoint, positions: Positions::new() };
+        let commit = Commit { results, checkpoint, ..Commit::default() };
         lease.commit(commit).await.unwrap();
     }
 

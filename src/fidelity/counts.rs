@@ -4,7 +4,7 @@ use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
-/// Rows of a stage. For every stage `rows_in + expanded = rows_out + filtered + dead_lettered`.
+/// Rows of a stage. For every stage `rows_in + expanded + emitted = rows_out + filtered + absorbed + dead_lettered`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Counts {
@@ -16,8 +16,14 @@ pub struct Counts {
     pub filtered: u64,
     /// Results beyond the first of a row that came in: what UNNEST and UNION ALL added.
     pub expanded: u64,
-    /// Rows that came in and became dead letters.
+    /// Rows that became dead letters.
     pub dead_lettered: u64,
+    /// Rows that came in and are in windows that yield results when they close.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub absorbed: u64,
+    /// Rows that windows yielded when they closed.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub emitted: u64,
     /// Domain events that were published.
     pub events: u64,
     /// Of the rows that came in, those that its predecessors did not publish. All of them became dead letters.
@@ -33,8 +39,10 @@ pub(crate) fn is_zero(rows: &u64) -> bool {
 impl Counts {
     /// By how many rows the two sides of the equation differ: more came in than is accounted for if positive.
     pub fn imbalance(&self) -> i64 {
-        let came = self.rows_in.wrapping_add(self.expanded);
-        let went = self.rows_out.wrapping_add(self.filtered).wrapping_add(self.dead_lettered);
+        let came = [self.rows_in, self.expanded, self.emitted];
+        let went = [self.rows_out, self.filtered, self.absorbed, self.dead_lettered];
+        let [came, went] =
+            [&came[..], &went[..]].map(|rows| rows.iter().fold(0, |sum: u64, rows| sum.wrapping_add(*rows)));
         came.wrapping_sub(went) as i64
     }
 }
@@ -46,6 +54,8 @@ impl AddAssign for Counts {
         self.filtered += other.filtered;
         self.expanded += other.expanded;
         self.dead_lettered += other.dead_lettered;
+        self.absorbed += other.absorbed;
+        self.emitted += other.emitted;
         self.events += other.events;
         self.foreign += other.foreign;
     }

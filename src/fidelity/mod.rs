@@ -2,7 +2,9 @@
 
 mod account;
 mod counts;
+mod watermark;
 
 pub use account::{Account, Error, accounts};
 pub use counts::Counts;
 pub(crate) use counts::is_zero;
+pub use watermark::Watermark;

@@ -52,7 +52,7 @@ impl Transform {
         Self { branches, schema }
     }
 
-    fn evaluate(&self, input: usize, batch: &RecordBatch) -> Result<Rows, Failure> {
+    pub(super) fn evaluate(&self, input: usize, batch: &RecordBatch) -> Result<Rows, Failure> {
         let branches = self.branches.iter().filter(|branch| branch.input == input);
         let mut results = branches.map(|branch| branch.apply(batch, &self.schema)).collect::<Result<Vec<_>, _>>()?;
         match results.len() {
@@ -92,7 +92,7 @@ impl Operator for Transform {
 
 /// What the evaluation yields; if a function panics in it, such as one that makes a text longer than a column can hold, its
 /// failure. Neither branches nor batches are changed by an evaluation, so none is left half changed.
-fn guarded(evaluate: impl FnOnce() -> Result<Rows, Failure>) -> Result<Rows, Failure> {
+pub(super) fn guarded<T>(evaluate: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     crate::sql::caught(evaluate).unwrap_or_else(|message| Err(Failure { class: Class::Expression, message }))
 }
 
@@ -114,7 +114,7 @@ fn side_by_side(results: &[Rows]) -> Result<Rows, ArrowError> {
 }
 
 /// The rows that no branch has anything of.
-fn left_out_by_all(results: &[Rows]) -> Vec<u32> {
+pub(super) fn left_out_by_all(results: &[Rows]) -> Vec<u32> {
     let mut rows: Vec<u32> = results.iter().flat_map(|rows| rows.left_out.iter().copied()).collect();
     rows.sort_unstable();
     rows.chunk_by(|a, b| a == b)

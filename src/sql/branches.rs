@@ -12,10 +12,15 @@ use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, Filter, LogicalPlan, Operator, Projection, TableScan, Unnest};
 use datafusion::optimizer::OptimizerRule;
 use datafusion::optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
+use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
+use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
 use datafusion::optimizer::eliminate_filter::EliminateFilter;
+use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::optimizer::optimize_unions::OptimizeUnions;
 use datafusion::optimizer::propagate_empty_relation::PropagateEmptyRelation;
+use datafusion::optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
+use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::physical_expr::expressions::{
     BinaryExpr, CaseExpr, Column, InListExpr, IsNotNullExpr, IsNullExpr, LikeExpr, Literal, NotExpr, lit,
@@ -33,7 +38,12 @@ pub(super) fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     vec![
         Arc::new(OptimizeUnions::new()),
         Arc::new(SimplifyExpressions::new()),
+        Arc::new(ReplaceDistinctWithAggregate::new()),
+        Arc::new(DecorrelatePredicateSubquery::new()),
+        Arc::new(ScalarSubqueryToJoin::new()),
+        Arc::new(ExtractEquijoinPredicate::new()),
         Arc::new(EliminateFilter::new()),
+        Arc::new(EliminateCrossJoin::new()),
         Arc::new(PropagateEmptyRelation::new()),
         Arc::new(CommonSubexprEliminate::new()),
         Arc::new(OptimizeProjections::new()),
@@ -53,13 +63,27 @@ pub(super) fn of_plan(
     Ok(branches.iter().map(|branch| branch.followed_by(last.clone())).collect())
 }
 
-struct Planner<'a> {
-    state: &'a SessionState,
-    inputs: &'a [(&'a str, SchemaRef)],
+pub(super) struct Planner<'a> {
+    pub(super) state: &'a SessionState,
+    pub(super) inputs: &'a [(&'a str, SchemaRef)],
 }
 
 impl Planner<'_> {
-    fn branches(&self, plan: &LogicalPlan) -> Result<Vec<Branch>, Fault> {
+    /// The last part of a plan that is not evaluated row by row, and the steps on its rows that come behind it.
+    pub(super) fn above<'p>(&self, plan: &'p LogicalPlan) -> Result<(&'p LogicalPlan, Vec<Step>), Fault> {
+        let (input, steps) = match plan {
+            LogicalPlan::SubqueryAlias(alias) => (&alias.input, Vec::new()),
+            LogicalPlan::Projection(projection) => (&projection.input, vec![self.project(projection)?]),
+            LogicalPlan::Filter(filter) => (&filter.input, self.filter(filter)?),
+            LogicalPlan::Unnest(node) => (&node.input, vec![unnest(node)]),
+            other => return Ok((other, Vec::new())),
+        };
+        let (middle, mut above) = self.above(input)?;
+        above.extend(steps);
+        Ok((middle, above))
+    }
+
+    pub(super) fn branches(&self, plan: &LogicalPlan) -> Result<Vec<Branch>, Fault> {
         match plan {
             LogicalPlan::TableScan(scan) => self.scan(scan),
             LogicalPlan::SubqueryAlias(alias) => self.branches(&alias.input),
@@ -180,7 +204,7 @@ fn unnest(node: &Unnest) -> Step {
     })
 }
 
-fn arrow_schema(schema: &DFSchema) -> SchemaRef {
+pub(super) fn arrow_schema(schema: &DFSchema) -> SchemaRef {
     Arc::new(Schema::new(schema.fields().clone()))
 }
 

@@ -72,7 +72,7 @@ fn of_named_query(named: &Cte) -> Vec<Clause> {
     clauses
 }
 
-pub(super) fn of_select(select: &Select) -> Vec<Clause> {
+pub(super) fn of_select(select: &Select, in_windows: bool) -> Vec<Clause> {
     let Select {
         select_token: _,
         // A comment.
@@ -117,7 +117,7 @@ pub(super) fn of_select(select: &Select) -> Vec<Clause> {
         (!cluster_by.is_empty(), "CLUSTER BY", "CLUSTER", NO_ORDER),
         (!distribute_by.is_empty(), "DISTRIBUTE BY", "DISTRIBUTE", NO_ORDER),
         (!sort_by.is_empty(), "SORT BY", "SORT", NO_ORDER),
-        (!named_window.is_empty(), "WINDOW", "WINDOW", "window functions need state; leave it out"),
+        (!named_window.is_empty() && !in_windows, "WINDOW", "WINDOW", "window functions need state; leave it out"),
         (value_mode.is_some(), value_mode.unwrap_or_default(), "AS", COLUMNS),
     ]);
     clauses.extend(connect_by.iter().map(|clause| match clause {
@@ -214,6 +214,33 @@ pub(super) fn of_function(function: &Function) -> Vec<Clause> {
             }));
             clauses.extend(list.clauses.iter().map(of_arguments));
         }
+    }
+    clauses
+}
+
+/// Of a call of a function over several rows.
+pub(super) fn of_aggregate(function: &Function) -> Vec<Clause> {
+    let Function {
+        name: _,
+        uses_odbc_syntax: _,
+        parameters,
+        args,
+        filter: _,
+        null_treatment: _,
+        over: _,
+        within_group: _,
+    } = function;
+    let mut clauses = present([(
+        !matches!(parameters, FunctionArguments::None),
+        "a second list of arguments",
+        "",
+        "write all arguments in one list",
+    )]);
+    if let FunctionArguments::List(list) = args {
+        let means_something = |clause: &&FunctionArgumentClause| {
+            matches!(clause, FunctionArgumentClause::IgnoreOrRespectNulls(_) | FunctionArgumentClause::OrderBy(_))
+        };
+        clauses.extend(list.clauses.iter().filter(|clause| !means_something(clause)).map(of_arguments));
     }
     clauses
 }

@@ -1,7 +1,7 @@
 //! SQL to operators: what a query means over a stream, and what it cannot mean yet. How batches are processed lives in
 //! `operator`.
 //!
-//! The dialect is DataFusion's, restricted to what can be answered row by row. A query is evaluated in the order in which it
+//! The dialect is DataFusion's, restricted to what can be answered row by row or window by window. A query is evaluated in the order in which it
 //! is written: an inner query before the outer one, conditions before the select list, and `x <> 0 AND 10 / x > 1` divides
 //! only where `x <> 0` holds. Integer arithmetic that overflows is an error of the row, at planning as in running.
 
@@ -15,6 +15,7 @@ mod fault;
 mod parse;
 mod refusal;
 mod types;
+mod windowed;
 mod windows;
 
 use std::ops::Range;
@@ -28,7 +29,7 @@ use datafusion::prelude::SessionConfig;
 use datafusion::sql::planner::SqlToRel;
 use datafusion::sql::sqlparser::ast::Statement;
 
-use crate::operator::{Branch, Operator, Transform};
+use crate::operator::{Branch, Operator, Plan, Transform, Windowed};
 use catalog::Catalog;
 pub(crate) use fault::{caught, clean};
 pub(crate) use types::name as type_name;
@@ -54,7 +55,24 @@ pub struct Engine {
 pub struct Query {
     /// The schema of its rows.
     pub schema: SchemaRef,
-    branches: Arc<[Branch]>,
+    work: Work,
+}
+
+/// What evaluates a query.
+#[derive(Debug, Clone)]
+enum Work {
+    /// Row by row.
+    Rows(Arc<[Branch]>),
+    /// Window by window.
+    Windows(Arc<Plan>),
+}
+
+/// What answers a query.
+pub(crate) enum Answer {
+    /// Row by row, with each batch.
+    Rows(Box<dyn Operator>),
+    /// Window by window, as each closes.
+    Windows(Box<Windowed>),
 }
 
 impl Default for Engine {
@@ -74,6 +92,7 @@ impl Engine {
             .with_default_features()
             .with_analyzer_rule(Arc::new(arithmetic::CheckedArithmetic))
             .with_optimizer_rules(branches::optimizer_rules())
+            .with_physical_optimizer_rules(windowed::optimizer_rules())
             .build();
         if let Err(error) = datafusion_functions_json::register_all(&mut state) {
             tracing::error!(%error, "the functions for JSON in text are missing");
@@ -104,12 +123,13 @@ impl Engine {
     fn plan_here(&self, sql: &str, inputs: &[(&str, SchemaRef)]) -> Result<Query, Vec<Fault>> {
         let mut query = parse::query(sql, inputs).map_err(|fault| vec![fault])?;
         let catalog = Catalog::new(&self.state, inputs);
-        let mut faults = refusal::of_syntax(&query, sql, &self.state);
+        let in_windows = windows::are_in(&query);
+        let mut faults = refusal::of_syntax(&query, sql, &self.state, in_windows);
         faults.extend(windows::replace(&mut query, sql, &catalog, inputs));
         let planner = SqlToRel::new_with_options(&catalog, types::parser_options());
         let planned = planner.sql_statement_to_plan(Statement::Query(query));
         match &planned {
-            Ok(plan) if faults.is_empty() => faults.extend(refusal::of_plan(plan)),
+            Ok(plan) if faults.is_empty() => faults.extend(refusal::of_plan(plan, in_windows)),
             Ok(_) => {}
             // What follows from a refused clause, such as a column missing in GROUP BY, would only distract.
             Err(error) => faults.extend(fault::of_error(error, sql, &catalog, !faults.is_empty())),
@@ -118,8 +138,8 @@ impl Engine {
             Ok(plan) if faults.is_empty() => {
                 // Constants are evaluated here. The plan is not touched, so a function that panics leaves nothing behind.
                 let finished = caught(|| self.finish(&plan, inputs));
-                let panicked = |message| Err(Fault { message, span: None, help: None });
-                finished.unwrap_or_else(panicked).map_err(|fault| vec![fault])
+                let panicked = |message| Err(vec![Fault { message, span: None, help: None }]);
+                finished.unwrap_or_else(panicked)
             }
             _ => Err(fault::in_order(faults)),
         }
@@ -128,17 +148,26 @@ impl Engine {
     /// What is wrong with a query whatever its inputs are: its syntax, what needs state, what is not deterministic.
     pub fn syntax(&self, sql: &str) -> Vec<Fault> {
         let faults = depth::on_deep_stack(|| match parse::query(sql, &[]) {
-            Ok(query) => fault::in_order(refusal::of_syntax(&query, sql, &self.state)),
+            Ok(query) => fault::in_order(refusal::of_syntax(&query, sql, &self.state, windows::are_in(&query))),
             Err(fault) => vec![fault],
         });
         faults.unwrap_or_else(|fault| vec![fault])
     }
 
-    fn finish(&self, plan: &LogicalPlan, inputs: &[(&str, SchemaRef)]) -> Result<Query, Fault> {
-        let schema = output_schema(plan)?;
-        let optimized = self.state.optimize(plan).map_err(|error| fault::of_whole(&error))?;
-        let branches = branches::of_plan(&optimized, &schema, &self.state, inputs)?;
-        Ok(Query { schema, branches: branches.into() })
+    fn finish(&self, plan: &LogicalPlan, inputs: &[(&str, SchemaRef)]) -> Result<Query, Vec<Fault>> {
+        let one = |fault| vec![fault];
+        let schema = output_schema(plan).map_err(one)?;
+        let optimized = self.state.optimize(plan).map_err(|error| vec![fault::of_whole(&error)])?;
+        let work = if windowed::is_by_row(&optimized) {
+            Work::Rows(branches::of_plan(&optimized, &schema, &self.state, inputs).map_err(one)?.into())
+        } else {
+            let faults = windowed::faults(&optimized);
+            if !faults.is_empty() {
+                return Err(faults);
+            }
+            Work::Windows(Arc::new(windowed::of_plan(&optimized, &schema, &self.state, inputs).map_err(one)?))
+        };
+        Ok(Query { schema, work })
     }
 }
 
@@ -150,19 +179,42 @@ impl Query {
     /// one that would drop a part of the value unseen could make, such as that of a double to an integer.
     pub fn under_contract(self, contract: &SchemaRef) -> Result<Query, Vec<Fault>> {
         let step = contract::step(&self.schema, contract)?;
-        let branches = self.branches.iter().map(|branch| branch.followed_by(step.clone())).collect();
-        Ok(Query { schema: Arc::clone(contract), branches })
+        let work = match &self.work {
+            Work::Rows(branches) => {
+                Work::Rows(branches.iter().map(|branch| branch.followed_by(step.clone())).collect())
+            }
+            Work::Windows(plan) => Work::Windows(Arc::new(plan.followed_by(step, contract))),
+        };
+        Ok(Query { schema: Arc::clone(contract), work })
     }
 
-    /// An operator that answers the query, batch by batch.
-    pub fn operator(&self) -> Box<dyn Operator> {
-        Box::new(Transform::new(Arc::clone(&self.branches), Arc::clone(&self.schema)))
+    /// Whether its rows are those of windows that have closed, and not each of a row that came in.
+    pub fn is_windowed(&self) -> bool {
+        matches!(self.work, Work::Windows(_))
+    }
+
+    /// What answers the query batch by batch; `None` where it is answered window by window.
+    pub fn operator(&self) -> Option<Box<dyn Operator>> {
+        match self.answer() {
+            Answer::Rows(operator) => Some(operator),
+            Answer::Windows(_) => None,
+        }
+    }
+
+    /// What answers the query.
+    pub(crate) fn answer(&self) -> Answer {
+        match &self.work {
+            Work::Rows(branches) => {
+                Answer::Rows(Box::new(Transform::new(Arc::clone(branches), Arc::clone(&self.schema))))
+            }
+            Work::Windows(plan) => Answer::Windows(Box::new(Windowed::new(Arc::clone(plan)))),
+        }
     }
 }
 
 /// The columns of the query's rows, under the names the query gives them.
 fn output_schema(plan: &LogicalPlan) -> Result<SchemaRef, Fault> {
-    let schema = Schema::new(plan.schema().fields().clone());
+    let schema = Schema::new(plan.schema().fields().iter().map(windows::forgotten).collect::<Vec<_>>());
     for (index, field) in schema.fields().iter().enumerate() {
         if schema.fields().iter().take(index).any(|earlier| earlier.name() == field.name()) {
             let message = format!("two result columns are named `{}`", field.name());

@@ -16,22 +16,23 @@ use super::clauses::{self, Clause};
 use super::{Fault, parse, types, windows};
 
 /// Refused clauses and functions, each at its place.
-pub(super) fn of_syntax(query: &Query, sql: &str, state: &SessionState) -> Vec<Fault> {
-    let mut search = Search { sql, tokens: parse::tokens(sql), state, is_input: false, faults: Vec::new() };
+/// What needs state is refused where rows are in no windows.
+pub(super) fn of_syntax(query: &Query, sql: &str, state: &SessionState, in_windows: bool) -> Vec<Fault> {
+    let mut search = Search { sql, tokens: parse::tokens(sql), state, in_windows, is_input: false, faults: Vec::new() };
     let _ = query.visit(&mut search);
     search.faults
 }
 
 /// What is refused in the plan, whatever syntax it was written in.
-pub(super) fn of_plan(plan: &LogicalPlan) -> Vec<Fault> {
+pub(super) fn of_plan(plan: &LogicalPlan, in_windows: bool) -> Vec<Fault> {
     let mut faults = Vec::new();
     let visited = plan.apply_with_subqueries(|node| {
-        if let Some(what) = refused_node(node) {
+        if let Some(what) = refused_node(node, in_windows) {
             faults.push(needs_state(what, None));
         }
         node.apply_expressions(|expr| {
             expr.apply(|expr| {
-                faults.extend(refused_expression(expr));
+                faults.extend(refused_expression(expr, in_windows));
                 Ok(TreeNodeRecursion::Continue)
             })
         })
@@ -42,8 +43,19 @@ pub(super) fn of_plan(plan: &LogicalPlan) -> Vec<Fault> {
     faults
 }
 
-fn refused_node(node: &LogicalPlan) -> Option<&'static str> {
+fn refused_node(node: &LogicalPlan, in_windows: bool) -> Option<&'static str> {
     match node {
+        LogicalPlan::Aggregate(_)
+        | LogicalPlan::Distinct(_)
+        | LogicalPlan::Window(_)
+        | LogicalPlan::Join(_)
+        | LogicalPlan::Sort(_)
+        | LogicalPlan::Limit(_)
+        | LogicalPlan::Subquery(_)
+            if in_windows =>
+        {
+            None
+        }
         LogicalPlan::Projection(_)
         | LogicalPlan::Filter(_)
         | LogicalPlan::TableScan(_)
@@ -65,12 +77,22 @@ fn refused_node(node: &LogicalPlan) -> Option<&'static str> {
     }
 }
 
-fn refused_expression(expr: &Expr) -> Option<Fault> {
+fn refused_expression(expr: &Expr, in_windows: bool) -> Option<Fault> {
     let volatile =
         |name: &str, volatility| (volatility != Volatility::Immutable).then(|| not_deterministic(name, None));
     match expr {
         Expr::ScalarFunction(call) => volatile(call.func.name(), call.func.signature().volatility),
         Expr::HigherOrderFunction(call) => volatile(call.func.name(), call.func.signature().volatility),
+        Expr::AggregateFunction(_)
+        | Expr::WindowFunction(_)
+        | Expr::Exists(_)
+        | Expr::InSubquery(_)
+        | Expr::ScalarSubquery(_)
+        | Expr::SetComparison(_)
+            if in_windows =>
+        {
+            None
+        }
         Expr::AggregateFunction(call) => Some(needs_state(call.func.name(), None)),
         Expr::WindowFunction(call) => Some(needs_state(call.fun.name(), None)),
         Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_) => {
@@ -92,14 +114,19 @@ struct Search<'a> {
     sql: &'a str,
     tokens: Vec<(Token, Range<usize>)>,
     state: &'a SessionState,
+    /// Whether rows are in windows, so that what needs state has an end.
+    in_windows: bool,
     /// Whether the next query in an expression is what windows are over.
     is_input: bool,
     faults: Vec<Fault>,
 }
 
 impl Search<'_> {
+    /// Refuses what needs state.
     fn refuse(&mut self, what: &str, span: Option<Range<usize>>) {
-        self.faults.push(needs_state(what, span));
+        if !self.in_windows {
+            self.faults.push(needs_state(what, span));
+        }
     }
 
     fn place(&self, span: Span) -> Option<Range<usize>> {
@@ -129,6 +156,7 @@ impl Search<'_> {
         let place = self.place(left.span()).and_then(|left| self.keyword(&word, left.end));
         match (op, set_quantifier) {
             (SetOperator::Union, SetQuantifier::All | SetQuantifier::AllByName) => {}
+            (SetOperator::Union, _) if self.in_windows => {}
             (SetOperator::Union, _) => self.faults.push(Fault {
                 help: Some("UNION ALL keeps every row and is evaluated row by row".into()),
                 ..needs_state("UNION, which leaves out rows that occurred before,", place)
@@ -162,16 +190,20 @@ impl Search<'_> {
         let name = function.name.to_string().to_lowercase();
         let place = self.place(function.name.span());
         let scalar = self.state.scalar_functions().get(&name);
-        if function.over.is_some() {
+        let is_aggregate = self.state.aggregate_functions().contains_key(&name);
+        let over_rows = function.over.is_some() || self.state.window_functions().contains_key(&name);
+        if self.in_windows && (is_aggregate || over_rows) {
+            self.unsupported(clauses::of_aggregate(function), place.map_or(0, |place| place.start));
+        } else if function.over.is_some() {
             self.refuse(&format!("the window function {name}"), place);
         } else if let Some(scalar) = scalar {
             if scalar.signature().volatility != Volatility::Immutable {
                 self.faults.push(not_deterministic(&name, place.clone()));
             }
             self.unsupported(clauses::of_function(function), place.map_or(0, |place| place.start));
-        } else if self.state.aggregate_functions().contains_key(&name) {
+        } else if is_aggregate {
             self.refuse(&format!("the aggregate {name}"), place);
-        } else if self.state.window_functions().contains_key(&name) {
+        } else if over_rows {
             self.refuse(&format!("the window function {name}"), place);
         } else {
             self.unsupported(clauses::of_function(function), place.map_or(0, |place| place.start));
@@ -198,7 +230,7 @@ impl Visitor for Search<'_> {
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
         if let Some(with) = query.with.as_ref().filter(|with| with.recursive) {
             let place = self.place(with.with_token.0.span).and_then(|with| self.keyword("RECURSIVE", with.start));
-            self.refuse("a recursive query", place);
+            self.faults.push(needs_state("a recursive query", place));
         }
         if let Some(order) = &query.order_by {
             self.refuse("ORDER BY", self.clause("ORDER", order.span()));
@@ -241,7 +273,7 @@ impl Visitor for Search<'_> {
         for join in select.from.iter().flat_map(|from| &from.joins) {
             self.refuse("a join", self.clause("JOIN", join.relation.span()));
         }
-        self.unsupported(clauses::of_select(select), start);
+        self.unsupported(clauses::of_select(select, self.in_windows), start);
         self.duplicates(select);
         ControlFlow::Continue(())
     }
@@ -259,7 +291,9 @@ impl Visitor for Search<'_> {
                 span: place,
                 help: Some("write it in the select list: SELECT id, unnest(tags) AS tag FROM …".into()),
             }),
-            TableFactor::Table { name, .. } => self.refuse(&format!("the table function {name}"), place),
+            TableFactor::Table { name, .. } => {
+                self.faults.push(needs_state(&format!("the table function {name}"), place));
+            }
             _ => self.faults.push(Fault {
                 message: "only the stages that feed this one, and queries over them, can stand here".into(),
                 span: place,
@@ -299,7 +333,10 @@ fn needs_state(what: &str, span: Option<Range<usize>>) -> Fault {
     Fault {
         message: format!("{what} needs state: its answer depends on other rows, and queries are evaluated row by row"),
         span,
-        help: Some("select the rows themselves here, and do this where the stage's results are read".into()),
+        help: Some(
+            "put the rows into windows, as in FROM tumble(input, time, INTERVAL '1 hour') … GROUP BY window_start"
+                .into(),
+        ),
     }
 }
 

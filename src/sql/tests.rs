@@ -1,6 +1,7 @@
 //! What queries mean; what is said about those that mean nothing is in `refused`.
 
 mod refused;
+mod windowed;
 mod windows;
 
 use std::sync::Arc;
@@ -41,13 +42,17 @@ fn plan(sql: &str) -> Result<Query, Vec<Fault>> {
     Engine::new().plan(sql, &[("orders", schema()), ("late-orders", schema())])
 }
 
+fn operator(query: &Query) -> Box<dyn Operator> {
+    query.operator().unwrap()
+}
+
 fn run(sql: &str) -> Output {
     processed(&plan(sql).unwrap(), 0)
 }
 
 /// What the query makes of the batch, of which each row has to be accounted for.
 fn processed(query: &Query, input: usize) -> Output {
-    let output = query.operator().process(input, &batch());
+    let output = operator(query).process(input, &batch());
     let with_results = output.origin.chunk_by(|a, b| a == b).count();
     assert_eq!(with_results + output.rejects.len() + output.filtered as usize, batch().num_rows());
     output
@@ -304,7 +309,7 @@ fn a_registered_function_can_be_called() {
 #[test]
 fn hundreds_of_batches_unnest_within_one_task() {
     let run = async {
-        let mut operator = plan("SELECT id, unnest(tags) AS tag FROM orders").unwrap().operator();
+        let mut operator = operator(&plan("SELECT id, unnest(tags) AS tag FROM orders").unwrap());
         (0..500).map(|_| operator.process(0, &batch()).origin.len()).sum::<usize>()
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -347,12 +352,12 @@ proptest! {
     ) {
         let batch = small_batch(&rows);
         let query = Engine::new().plan(QUERIES[query], &[("t", batch.schema())]).unwrap();
-        let whole = query.operator().process(0, &batch);
+        let whole = operator(&query).process(0, &batch);
         let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(rows.len())).chain([0, rows.len()]).collect();
         cuts.sort_unstable();
         let (mut batches, mut origin, mut rejects) = (Vec::new(), Vec::new(), Vec::new());
         for cut in cuts.windows(2) {
-            let output = query.operator().process(0, &batch.slice(cut[0], cut[1] - cut[0]));
+            let output = operator(&query).process(0, &batch.slice(cut[0], cut[1] - cut[0]));
             origin.extend(output.origin.iter().map(|row| row + cut[0] as u32));
             rejects.extend(output.rejects.into_iter().map(|reject| Reject { row: reject.row + cut[0], ..reject }));
             batches.push(output.batch);

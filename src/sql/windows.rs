@@ -4,24 +4,26 @@
 //! Windows are half open: a row at the end of one is in the next. They are counted from 1970-01-01T00:00:00Z, or from as
 //! much later as the offset says, in both directions; days have 24 hours.
 
+mod bounds;
 mod starts;
 
 use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
 
 use arrow::datatypes::{DataType, IntervalMonthDayNano, SchemaRef};
 use datafusion::common::{DFSchema, ScalarValue};
-use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::{Expr, ScalarUDF};
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::{
     self, FunctionArg, FunctionArgExpr, Ident, ObjectName, Query, Spanned, TableAlias, TableFactor, TableFunctionArgs,
-    Value, VisitMut, VisitorMut,
+    Value, Visit, VisitMut, Visitor, VisitorMut,
 };
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use super::catalog::Catalog;
 use super::{Fault, parse, types};
-pub(super) use starts::function;
+pub(super) use bounds::{Bound, forgotten};
 
 const DAY: i64 = 86_400_000_000_000;
 
@@ -80,6 +82,16 @@ struct Call {
     offset: Option<ast::Expr>,
 }
 
+/// The function of that name that only queries around windows call.
+pub(super) fn function(name: &str) -> Option<&'static Arc<ScalarUDF>> {
+    starts::FUNCTIONS.iter().chain(bounds::FUNCTIONS.iter()).find(|function| function.name() == name)
+}
+
+/// Whether it is the function that puts rows into windows.
+pub(super) fn are_begun_by(function: &ScalarUDF) -> bool {
+    starts::FUNCTIONS.iter().any(|starts| starts.name() == function.name())
+}
+
 /// Whether it is a call of a function that puts rows into windows.
 pub(super) fn are_made_by(name: &ObjectName) -> bool {
     Windows::named(name).is_some()
@@ -90,6 +102,22 @@ pub(super) fn are_over_query(args: &TableFunctionArgs) -> bool {
     matches!(args.args.first(), Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(ast::Expr::Subquery(_)))))
 }
 
+/// Whether such a call is anywhere in a query.
+pub(super) fn are_in(query: &Query) -> bool {
+    struct Find;
+    impl Visitor for Find {
+        type Break = ();
+
+        fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+            match factor {
+                TableFactor::Table { name, args: Some(_), .. } if are_made_by(name) => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    query.visit(&mut Find).is_break()
+}
+
 /// Puts in place of each call the query that it stands for.
 pub(super) fn replace(query: &mut Query, sql: &str, catalog: &Catalog<'_>, inputs: &[(&str, SchemaRef)]) -> Vec<Fault> {
     // A named query hides the input of its name.
@@ -97,7 +125,7 @@ pub(super) fn replace(query: &mut Query, sql: &str, catalog: &Catalog<'_>, input
         |name: &str| query.with.iter().flat_map(|with| &with.cte_tables).any(|it| parse::name(&it.alias.name) == name);
     let inputs: Vec<_> = inputs.iter().filter(|(name, _)| !named(name)).cloned().collect();
     let mut replace = Replace { sql, catalog, inputs: &inputs, faults: Vec::new() };
-    let _ = query.visit(&mut replace);
+    let _ = VisitMut::visit(query, &mut replace);
     replace.faults
 }
 
@@ -141,22 +169,25 @@ impl Replace<'_> {
         self.check_time(&input, &time)?;
         let nanos = self.positive(&size)?;
         let offset = offset.map_or(Ok(0), |offset| self.nanos(&offset))?;
-        let start = match &slide {
-            None => format!("\"{}\"({TIME}, {nanos}, {offset})", starts::ONE),
+        let (slide, start) = match &slide {
+            None => (nanos, format!("\"{}\"({TIME}, {nanos}, {offset})", starts::ONE)),
             Some(slide) => {
                 let slide = self.slide(slide, nanos)?;
-                format!("unnest(\"{}\"({TIME}, {slide}, {nanos}, {offset}))", starts::SEVERAL)
+                (slide, format!("unnest(\"{}\"({TIME}, {slide}, {nanos}, {offset}))", starts::SEVERAL))
             }
         };
+        let bound = |function| format!("\"{function}\"({START}, {slide}, {nanos}, {offset})");
         let text = format!(
-            "SELECT *, window_start + {SIZE} AS window_end FROM (SELECT *{}, {start} AS window_start FROM {INPUT})",
+            "SELECT * EXCLUDE ({START}), {} AS window_start, {} AS window_end FROM (SELECT *{}, {start} AS {START} FROM {INPUT})",
+            bound(bounds::START),
+            bound(bounds::END),
             self.given_way(&input)
         );
         let parsed = Parser::new(&parse::DIALECT).try_with_sql(&text).and_then(|mut parser| parser.parse_query());
         let mut subquery = parsed.map_err(|error| parse::fault(&error, &text))?;
         let named = |name: Ident| TableAlias { explicit: true, name, columns: Vec::new(), at: None };
         let alias = alias.or_else(|| name_of(&input).map(named));
-        let _ = subquery.visit(&mut Fill { input, time, size });
+        let _ = VisitMut::visit(&mut subquery, &mut Fill { input, time });
         Ok(TableFactor::Derived { lateral: false, subquery, alias, sample: None })
     }
 
@@ -284,14 +315,13 @@ fn name_of(input: &TableFactor) -> Option<Ident> {
 }
 
 const TIME: &str = "$time";
-const SIZE: &str = "$size";
+const START: &str = "\"$start\"";
 const INPUT: &str = "\"$input\"";
 
 /// Puts what was written into the query around it; nothing else of that stands in the text.
 struct Fill {
     input: TableFactor,
     time: ast::Expr,
-    size: ast::Expr,
 }
 
 impl VisitorMut for Fill {
@@ -308,11 +338,7 @@ impl VisitorMut for Fill {
     fn post_visit_expr(&mut self, expr: &mut ast::Expr) -> ControlFlow<()> {
         match expr {
             ast::Expr::Identifier(name) => name.span = Span::empty(),
-            ast::Expr::Value(value) => {
-                if let Value::Placeholder(name) = &value.value {
-                    *expr = if name == TIME { self.time.clone() } else { self.size.clone() };
-                }
-            }
+            ast::Expr::Value(value) if matches!(value.value, Value::Placeholder(_)) => *expr = self.time.clone(),
             _ => {}
         }
         ControlFlow::Continue(())

@@ -4,23 +4,25 @@ use std::collections::{BTreeSet, HashMap};
 use std::iter;
 use std::ops::{Add, Range};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use ::arrow::compute::concat_batches;
-use ::arrow::datatypes::SchemaRef;
+use ::arrow::datatypes::{Schema, SchemaRef};
 use ::arrow::record_batch::RecordBatch;
 
-use crate::bus::{self, Lease, Limit, Message, Micros, Topic};
+use crate::bus::{self, Lease, Limit, Message, Micros, Record, Topic};
 use crate::checkpoint::Checkpoint;
 use crate::codec::{Decoded, Decoder, RawRows, arrow, csv, json};
 use crate::config;
 use crate::connector::{self, Block, Source};
 use crate::failure::{Class, DeadLetter, Reject, narrow};
+use crate::fidelity::Watermark;
 use crate::stage::TaskError;
 use crate::stage::origins::{Origins, Rows, SourceRows, dead_message, relative_name};
 use crate::stage::others::OthersInlet;
-use crate::stage::owner::Owner;
+use crate::stage::owner::{Owner, TASK, WATERMARK, has_no_rows};
+use crate::stage::task::now;
 
 /// How much is polled at most: enough that a commit of it costs little per row, and little enough that a batch in each stage
 /// of a pipeline fits in memory many times over.
@@ -41,6 +43,8 @@ pub(super) enum Polled {
     Idle,
     /// Nothing any more.
     Finished,
+    /// Nothing, which those behind the task are to know.
+    Said(Watermark),
 }
 
 impl Polled {
@@ -51,7 +55,7 @@ impl Polled {
             Polled::Messages(messages) => messages.iter().fold(Size::default(), |size, Message { record, .. }| {
                 size + Size { rows: record.rows as usize, bytes: record.payload().len() }
             }),
-            Polled::Idle | Polled::Finished => Size::default(),
+            Polled::Idle | Polled::Finished | Polled::Said(_) => Size::default(),
         }
     }
 
@@ -171,7 +175,21 @@ impl Inlet {
             (Inlet::Source(inlet), Polled::Block(block)) => inlet.decode(block),
             (Inlet::Topics(inlet), Polled::Messages(messages)) => inlet.decode(messages),
             (Inlet::Others(inlet), Polled::Messages(messages)) => inlet.decode(messages),
+            (inlet, Polled::Said(watermark)) => {
+                let rows = vec![Rows::none(0, inlet.schema(), (0, watermark))];
+                Ok(Arrived { rows, since: now(), ..Arrived::default() })
+            }
             _ => Ok(Arrived::default()),
+        }
+    }
+
+    /// The columns of the first of its inputs.
+    fn schema(&self) -> &SchemaRef {
+        static NONE: LazyLock<SchemaRef> = LazyLock::new(|| Arc::new(Schema::empty()));
+        match self {
+            Inlet::Source(inlet) => &inlet.schema,
+            Inlet::Others(inlet) => inlet.schema(),
+            Inlet::Topics(inlet) => inlet.inputs.first().map_or(&NONE, |input| &input.schema),
         }
     }
 
@@ -226,7 +244,12 @@ impl SourceInlet {
         self.taken += source.block.rows.len() as u64;
         let dead_letters = rejects.into_iter().map(|reject| source.dead_letter(&self.stage, reject)).collect();
         let origins = Origins::Source { rows: source, kept };
-        Ok(Arrived { rows: vec![Rows { input: 0, batch: decoded.batch, origins }], dead_letters, since, foreign: 0 })
+        Ok(Arrived {
+            rows: vec![Rows { input: 0, batch: decoded.batch, origins, watermark: None }],
+            dead_letters,
+            since,
+            foreign: 0,
+        })
     }
 
     fn decoder(&mut self, header: &Option<bytes::Bytes>) -> Result<&mut dyn Decoder, TaskError> {
@@ -316,13 +339,26 @@ impl TopicInlet {
                 arrived.dead_letters.push(dead_message(&self.stage, &message, reject));
                 continue;
             }
+            let mut watermark = said(&message.record);
+            if let Some(said) = watermark.filter(|_| has_no_rows(&message.record)) {
+                arrived.rows.push(Rows::none(number, &input.schema, said));
+                continue;
+            }
             let (batch, origins) = match &mut input.decoder {
                 Some(decoder) if is_json(&message) => {
                     let (by_topic, owner) = (&self.by_topic, &input.owner);
+                    // What is said of the rows behind a message is not said of those with it.
+                    let mut has_more = watermark.is_none();
                     let is_alike = |next: &&Message| {
-                        is_json(next)
+                        let is_alike = has_more
+                            && is_json(next)
                             && by_topic.get(&next.partition.topic) == Some(&number)
-                            && owner.published(&next.record)
+                            && owner.published(&next.record);
+                        if is_alike {
+                            watermark = said(&next.record);
+                            has_more = watermark.is_none();
+                        }
+                        is_alike
                     };
                     let more = messages.as_slice().iter().take_while(is_alike).count();
                     let run = iter::once(message).chain(messages.by_ref().take(more)).collect();
@@ -337,7 +373,7 @@ impl TopicInlet {
                     }
                 },
             };
-            arrived.rows.push(Rows { input: number, batch, origins });
+            arrived.rows.push(Rows { input: number, batch, origins, watermark });
         }
         Ok(arrived)
     }
@@ -345,6 +381,13 @@ impl TopicInlet {
     fn number(&self, message: &Message) -> Option<usize> {
         self.by_topic.get(&message.partition.topic).copied()
     }
+}
+
+/// What a message says of those that its task publishes behind it.
+fn said(record: &Record) -> Option<(u32, Watermark)> {
+    let text = |name| std::str::from_utf8(record.headers.get(name)?).ok();
+    let watermark = text(WATERMARK)?.parse().ok()?;
+    Some((text(TASK)?.parse().ok()?, watermark))
 }
 
 /// Whether a message is one row; what it says of itself counts, since a stage's format can be edited.

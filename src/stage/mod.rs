@@ -3,6 +3,7 @@
 //! The folder is the way of a row: [`inlet`] polls and decodes, [`process`] applies the stage's queries, [`outlet`]
 //! encodes ([`published`] for a topic), and [`task`] holds the loop that strings them together and commits. [`worker`] runs the tasks of a pipeline.
 
+mod clock;
 mod drained;
 mod envelope;
 mod found;
@@ -18,10 +19,12 @@ mod process;
 mod published;
 mod running;
 mod signals;
+mod state;
 mod task;
 mod trace;
 mod worker;
 
 pub(crate) use outlet::results_of;
+pub(crate) use owner::has_no_rows;
 pub use task::Error as TaskError;
 pub use worker::{Error, Meters, Options, StageSummary, Stop, Summary, Worker};

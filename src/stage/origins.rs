@@ -3,12 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use ::arrow::datatypes::SchemaRef;
 use ::arrow::record_batch::RecordBatch;
 
 use crate::bus::{Message, Record};
 use crate::codec::arrow;
 use crate::connector::Block;
 use crate::failure::{DeadLetter, Origin, Reject};
+use crate::fidelity::Watermark;
+use crate::stage::task::now;
 use crate::stage::trace::{self, Context, Traces};
 
 /// Rows on their way through a task.
@@ -20,6 +23,16 @@ pub(super) struct Rows {
     pub batch: RecordBatch,
     /// Where each of them came from.
     pub origins: Origins,
+    /// What the task that published them, of that number, says of those behind them.
+    pub watermark: Option<(u32, Watermark)>,
+}
+
+impl Rows {
+    /// No rows of an input, of whose task something is said.
+    pub fn none(input: usize, schema: &SchemaRef, said: (u32, Watermark)) -> Self {
+        let batch = RecordBatch::new_empty(schema.clone());
+        Self { input, batch, origins: Origins::Messages(Vec::new()), watermark: Some(said) }
+    }
 }
 
 /// Where the rows of a batch came from. In each case, `kept` has for each row of the batch its number there; `None` if all
@@ -44,6 +57,15 @@ pub(super) enum Origins {
     },
     /// Messages of a row each.
     Messages(Vec<Message>),
+    /// Windows of the stage that have closed.
+    Windows {
+        /// The full name of the stage.
+        stage: Arc<str>,
+        /// The number of the task.
+        task: u32,
+        /// How many rows its windows had yielded before.
+        first: u64,
+    },
 }
 
 /// A block of a source, and what tells its rows from all others.
@@ -68,6 +90,9 @@ impl Origins {
                 Some(message) => message_origin(message, 0),
                 None => Origin { name: "".into(), partition: None, offset: 0, row: row as u64 },
             },
+            Origins::Windows { stage, task, first } => {
+                Origin { name: stage.clone(), partition: Some(*task), offset: first + row as u64, row: 0 }
+            }
         }
     }
 
@@ -80,7 +105,7 @@ impl Origins {
     /// Whether any of the rows is of a trace.
     pub fn are_traced(&self) -> bool {
         match self {
-            Origins::Source { .. } => false,
+            Origins::Source { .. } | Origins::Windows { .. } => false,
             Origins::Message { traces, .. } => !traces.is_empty(),
             Origins::Messages(messages) => messages.iter().any(|message| trace::is_traced(&message.record)),
         }
@@ -89,7 +114,7 @@ impl Origins {
     /// The headers by which what is made of a row of the batch belongs to the trace that the row is of.
     pub fn trace(&self, row: usize) -> Context {
         match self {
-            Origins::Source { .. } => Context::new(),
+            Origins::Source { .. } | Origins::Windows { .. } => Context::new(),
             Origins::Message { traces, .. } if traces.is_empty() => Context::new(),
             Origins::Message { traces, kept, .. } => traces.context(number(kept.as_deref(), row)),
             Origins::Messages(messages) => {
@@ -112,6 +137,7 @@ impl Origins {
             Origins::Messages(messages) => {
                 messages.get(reject.row).map(|message| message.record.clone()).unwrap_or_default()
             }
+            Origins::Windows { .. } => of_rows(&batch.slice(reject.row, 1)),
         };
         letter(stage, self.origin(reject.row), original, reject)
     }
@@ -134,6 +160,13 @@ impl SourceRows {
     }
 }
 
+/// Rows as the original of a dead letter.
+pub(super) fn of_rows(batch: &RecordBatch) -> Record {
+    let value = Some(arrow::encode(batch).unwrap_or_default());
+    let headers = [("content-type", arrow::CONTENT_TYPE)].into();
+    Record { value, headers, rows: 1, arrived: now(), ..Record::default() }
+}
+
 /// The dead letter of a message that could not be taken apart into rows.
 pub(super) fn dead_message(stage: &Arc<str>, message: &Message, reject: Reject) -> DeadLetter {
     letter(stage, message_origin(message, 0), message.record.clone(), reject)
@@ -147,7 +180,7 @@ pub(super) fn relative_name(origin: &Arc<str>, dir: &Path) -> Arc<str> {
     }
 }
 
-fn letter(stage: &Arc<str>, origin: Origin, original: Record, reject: Reject) -> DeadLetter {
+pub(super) fn letter(stage: &Arc<str>, origin: Origin, original: Record, reject: Reject) -> DeadLetter {
     DeadLetter { stage: stage.clone(), class: reject.class, message: reject.message, origin, attempts: 1, original }
 }
 

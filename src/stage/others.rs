@@ -62,6 +62,11 @@ impl OthersInlet {
         Ok(())
     }
 
+    /// The columns of its rows.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
     /// What is next; see [`crate::stage::inlet::Inlet::poll`].
     pub async fn poll(&mut self, lease: &mut dyn Lease, wait: Duration) -> Result<Polled, TaskError> {
         if !self.follow && self.next >= self.end {
@@ -89,7 +94,7 @@ impl OthersInlet {
         let decoded = self.envelopes()?.decode(&messages)?;
         let mut arrived = Arrived { since: now(), ..Arrived::default() };
         let kept = without_rejects(&self.stage, messages, decoded.rejects, &mut arrived.dead_letters);
-        arrived.rows.push(Rows { input: 0, batch: decoded.batch, origins: Origins::Messages(kept) });
+        arrived.rows.push(Rows { input: 0, batch: decoded.batch, origins: Origins::Messages(kept), watermark: None });
         Ok(arrived)
     }
 

@@ -14,8 +14,9 @@ use crate::codec::{
 };
 use crate::connector::{self, Position, Sink};
 use crate::failure::{Class, DeadLetter, Reject};
-use crate::fidelity::Counts;
+use crate::fidelity::{Counts, Watermark};
 use crate::stage::TaskError;
+use crate::stage::clock::Clock;
 use crate::stage::origins::{Origins, Rows};
 use crate::stage::process::Processed;
 use crate::stage::published::{Made, Published, Publisher, ordinals};
@@ -79,7 +80,7 @@ impl Outlet {
             to,
             events: stage.topic(Channel::Events),
             dead_letters: stage.topic(Channel::DeadLetters),
-            event_time: stage.event_time,
+            event_time: stage.event_time.map(|time| time.column),
             max_record_bytes,
         }
     }
@@ -112,6 +113,9 @@ impl Outlet {
         }
         if let To::Sink { encoder, .. } = &mut self.to {
             encoder.encode(&part.results, &mut encoded.text)?;
+        }
+        if let (Some(watermark), To::Topic(published)) = (part.watermark, &self.to) {
+            published.say(watermark, self.task, encoded.since, &mut made.results);
         }
         encoded.results.append(&mut made.results.outgoing);
         encoded.events.append(&mut made.events.outgoing);
@@ -226,8 +230,21 @@ pub(crate) fn results_of(
     max_record_bytes: usize,
 ) -> Result<Vec<Outgoing>, TaskError> {
     let mut outlet = Outlet::new(stage, 0, To::Topic(Box::new(Published::results(stage))), max_record_bytes);
-    let rows = Rows { input: 0, batch, origins: Origins::Messages(Vec::new()) };
-    Ok(outlet.encode(Vec::new(), 0, vec![Processed::unchanged(rows)])?.results)
+    let part =
+        |batch| Processed::unchanged(Rows { input: 0, batch, origins: Origins::Messages(Vec::new()), watermark: None });
+    if !stage.is_heard {
+        return Ok(outlet.encode(Vec::new(), 0, vec![part(batch)])?.results);
+    }
+    // Row by row, so that each is late or not as it stands behind the others.
+    let mut clock = Clock::new(stage, &[]);
+    let mut parts = Vec::with_capacity(batch.num_rows() + 1);
+    for row in 0..batch.num_rows() {
+        let row = batch.slice(row, 1);
+        clock.see(&row);
+        parts.push(Processed { watermark: clock.say(None), ..part(row) });
+    }
+    parts.push(Processed { watermark: Some(Watermark::End), ..part(batch.slice(0, 0)) });
+    Ok(outlet.encode(Vec::new(), 0, parts)?.results)
 }
 
 /// A stage as the source of CloudEvents: `/<company>/<namespace>/<stage>`.

@@ -10,8 +10,15 @@ use crate::topology::Stage;
 
 /// The header of a message of a batch that has the number of the task that published it.
 pub(super) const TASK: &str = "fidelio-task";
+/// The header of the last message of a step in each partition: what the task says of those behind it.
+pub(super) const WATERMARK: &str = "fidelio-watermark";
 /// The header of a message of a row that has the stage that published it.
 pub(super) const SOURCE: &str = "ce_source";
+
+/// Whether a message has no rows, and is only there for what it says of those behind it.
+pub(crate) fn has_no_rows(record: &Record) -> bool {
+    record.value.is_none() && record.headers.get(WATERMARK).is_some()
+}
 
 /// The stage that owns a topic.
 pub(super) struct Owner {

@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
-use crate::bus::{Bus, Lease};
+use crate::bus::{Bus, Channel, Lease, TopicPartition};
 use crate::checkpoint::{Checkpoint, Shape};
 use crate::codec::{Decoder, Encoder, csv, json};
 use crate::config::{self, LineFormat, Sink, Source};
 use crate::connector;
+use crate::sql::Answer;
+use crate::stage::clock::Clock;
 use crate::stage::inlet::{Inlet, SourceInlet, TopicInlet, TopicInput};
 use crate::stage::others::OthersInlet;
 use crate::stage::outlet::{Outlet, To};
 use crate::stage::owner::Owner;
-use crate::stage::process::Queries;
+use crate::stage::process::{Queries, Results};
 use crate::stage::published::Published;
-use crate::stage::signals::Signals;
+use crate::stage::signals::{Quiet, Signals};
+use crate::stage::state::StateLog;
 use crate::stage::task::{Task, Written};
 use crate::stage::worker::Options;
 use crate::telemetry::Meter;
@@ -36,7 +39,9 @@ impl Plan {
     pub fn task(&self, lease: Box<dyn Lease>, signals: Signals, meter: Arc<Meter>) -> Task {
         Task {
             inlet: self.inlet(lease.task()),
-            queries: self.queries(),
+            queries: self.queries(lease.task()),
+            state: self.stage.is_windowed().then(|| StateLog::new(self.bus.clone(), self.state(lease.task()))),
+            quiet: Quiet::new(&self.stage),
             outlet: self.outlet(lease.task()),
             lease,
             signals,
@@ -85,10 +90,14 @@ impl Plan {
         }
     }
 
+    fn predecessors(&self) -> Vec<&Stage> {
+        self.stage.from.iter().filter_map(|name| self.topology.stage(name)).collect()
+    }
+
     /// The results of the predecessors.
     fn topics(&self) -> Inlet {
         let stage = self.stage.as_ref();
-        let predecessors: Vec<&Stage> = stage.from.iter().filter_map(|name| self.topology.stage(name)).collect();
+        let predecessors = self.predecessors();
         let input = |stage: &&Stage| TopicInput {
             schema: stage.schema.clone(),
             decoder: json::Decoder::new(stage.schema.clone()).ok().map(|decoder| Box::new(decoder) as Box<dyn Decoder>),
@@ -101,14 +110,30 @@ impl Plan {
         })
     }
 
-    fn queries(&self) -> Queries {
+    fn state(&self, task: u32) -> TopicPartition {
+        self.stage.topic(Channel::State).partition(task)
+    }
+
+    fn queries(&self, task: u32) -> Queries {
         let stage = self.stage.as_ref();
         Queries {
+            stage: self.stage.clone(),
+            task,
+            clock: Clock::new(stage, &self.predecessors()),
+            emitted: 0,
             results: match &stage.work {
-                Work::Sql(query) => Some(query.operator()),
-                Work::Source(_) | Work::Sink(_) => None,
+                Work::Sql(query) => match query.answer() {
+                    Answer::Rows(operator) => Results::Rows(operator),
+                    Answer::Windows(windows) => Results::Windows(windows),
+                },
+                Work::Source(_) | Work::Sink(_) => Results::AsTheyAre,
             },
-            events: stage.events.iter().map(|(name, query)| (name.clone(), query.operator())).collect(),
+            events: stage
+                .events
+                .iter()
+                // One that is about windows, and not about a result, was refused.
+                .filter_map(|(name, query)| Some((name.clone(), query.operator()?)))
+                .collect(),
             max_record_bytes: self.bus.max_record_bytes(),
         }
     }

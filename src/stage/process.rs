@@ -6,29 +6,62 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use ::arrow::array::BooleanArray;
-use ::arrow::compute::filter_record_batch;
+use ::arrow::compute::{concat_batches, filter_record_batch};
 use ::arrow::error::ArrowError;
 use ::arrow::record_batch::RecordBatch;
 
+use crate::bus::Micros;
+use crate::checkpoint::Checkpoint;
 use crate::codec;
-use crate::failure::{Class, Reject};
-use crate::fidelity::Counts;
-use crate::operator::{Operator, Output};
-use crate::stage::origins::Rows;
+use crate::failure::{Class, DeadLetter, Reject};
+use crate::fidelity::{Counts, Watermark};
+use crate::operator::{Absorbed, Failed, Nanos, Operator, Output, Windowed};
+use crate::stage::TaskError;
+use crate::stage::clock::Clock;
+use crate::stage::inlet::LIMIT;
+use crate::stage::origins::{self, Origins, Rows};
+use crate::topology::Stage;
 
 /// The queries of a stage.
 pub(super) struct Queries {
-    /// What makes results of rows; `None` where rows are results as they are.
-    pub results: Option<Box<dyn Operator>>,
+    /// The stage.
+    pub stage: Arc<Stage>,
+    /// The number of the task.
+    pub task: u32,
+    /// What makes results of rows.
+    pub results: Results,
     /// The domain events: their type, and what makes their data of results.
     pub events: Vec<(Arc<str>, Box<dyn Operator>)>,
+    /// The event time.
+    pub clock: Clock,
+    /// Rows that windows have yielded, ever.
+    pub emitted: u64,
     /// The largest record that the bus takes, in bytes.
     pub max_record_bytes: usize,
 }
 
+/// What makes results of rows.
+pub(super) enum Results {
+    /// Nothing: they are results as they are.
+    AsTheyAre,
+    /// An operator, row by row.
+    Rows(Box<dyn Operator>),
+    /// Windows, when they close.
+    Windows(Box<Windowed>),
+}
+
+/// What became of what was polled.
+#[derive(Default)]
+pub(super) struct Made {
+    /// What became of each batch, and of the windows that closed with it.
+    pub parts: Vec<Processed>,
+    /// What windows could not yield.
+    pub dead_letters: Vec<DeadLetter>,
+}
+
 /// What became of a batch.
 pub(super) struct Processed {
-    /// The rows that came in.
+    /// The rows that came in, or that windows have yielded.
     pub rows: Rows,
     /// Their results.
     pub results: RecordBatch,
@@ -40,6 +73,12 @@ pub(super) struct Processed {
     pub rejects: Vec<Reject>,
     /// How many of the rows the query leaves out.
     pub filtered: u64,
+    /// How many of the rows are in windows now.
+    pub absorbed: u64,
+    /// How many rows windows have yielded.
+    pub emitted: u64,
+    /// What is said of the results behind them, where that is news.
+    pub watermark: Option<Watermark>,
 }
 
 /// Events of one type.
@@ -53,19 +92,90 @@ pub(super) struct Events {
 }
 
 impl Queries {
-    /// Results and events of each batch.
-    pub fn process(&mut self, batches: Vec<Rows>) -> Result<Vec<Processed>, ArrowError> {
-        batches.into_iter().map(|rows| self.process_one(rows)).collect()
+    /// Goes to where a commit left the task. What windows hold is restored by itself.
+    pub fn resume(&mut self, committed: &Checkpoint) {
+        self.clock.resume(&committed.clock);
+        self.emitted = committed.counts.emitted;
     }
 
-    fn process_one(&mut self, rows: Rows) -> Result<Processed, ArrowError> {
-        let mut processed = match &mut self.results {
-            Some(operator) => {
-                let Output { batch, origin, rejects, filtered } = operator.process(rows.input, &rows.batch);
-                Processed { rows, results: batch, lineage: Some(origin), events: Vec::new(), rejects, filtered }
+    /// Results and events of each batch, and of the windows that close with it.
+    pub fn process(&mut self, batches: Vec<Rows>) -> Result<Made, TaskError> {
+        let mut made = Made::default();
+        for rows in batches {
+            self.process_one(rows, &mut made)?;
+        }
+        Ok(made)
+    }
+
+    fn process_one(&mut self, rows: Rows, made: &mut Made) -> Result<(), TaskError> {
+        self.clock.hear(rows.input, rows.watermark);
+        let mut processed = Processed::unchanged(rows);
+        match &mut self.results {
+            Results::AsTheyAre => {}
+            Results::Rows(operator) => {
+                let Output { batch, origin, rejects, filtered } =
+                    operator.process(processed.rows.input, &processed.rows.batch);
+                processed = Processed { results: batch, lineage: Some(origin), rejects, filtered, ..processed };
             }
-            None => Processed::unchanged(rows),
+            Results::Windows(windows) => {
+                let Absorbed { rejects, filtered, absorbed } =
+                    windows.absorb(processed.rows.input, &processed.rows.batch)?;
+                let results = RecordBatch::new_empty(self.stage.schema.clone());
+                processed = Processed { results, lineage: Some(Vec::new()), rejects, filtered, absorbed, ..processed };
+            }
+        }
+        let processed = self.with_events(processed)?;
+        self.clock.see(&processed.results);
+        made.parts.push(processed);
+        let of_rows = self.clock.of_inputs();
+        let of_results = self.close(of_rows, made)?;
+        if let Some(last) = made.parts.last_mut() {
+            last.watermark = self.clock.say(of_results);
+        }
+        Ok(())
+    }
+
+    /// Closes the windows that nothing more comes into, and gives what that says of the results behind theirs.
+    fn close(&mut self, said: Option<Watermark>, made: &mut Made) -> Result<Option<Watermark>, TaskError> {
+        let Results::Windows(windows) = &mut self.results else { return Ok(said) };
+        let until = match said {
+            Some(Watermark::Time(micros)) => Some(Nanos::from(micros) * 1_000),
+            Some(Watermark::End) => None,
+            Some(Watermark::Idle) | None => return Ok(said),
         };
+        let closed = windows.close(until)?;
+        let says = until.map(|until| Watermark::Time((windows.first_open(until) / 1_000) as Micros));
+        let mut results = Vec::new();
+        for closed in closed {
+            results.push(closed.results);
+            for Failed { rows, class, message } in closed.failed {
+                let origin = self.origins().origin(0);
+                let reject = Reject { row: 0, class, message };
+                made.dead_letters.push(origins::letter(&self.stage.name, origin, origins::of_rows(&rows), reject));
+                self.emitted += 1;
+                if let Some(part) = made.parts.last_mut() {
+                    part.emitted += 1;
+                }
+            }
+        }
+        let results = concat_batches(&self.stage.schema, &results)?;
+        for start in (0..results.num_rows()).step_by(LIMIT.rows) {
+            let batch = results.slice(start, LIMIT.rows.min(results.num_rows() - start));
+            let emitted = batch.num_rows() as u64;
+            let rows = Rows { input: 0, batch, origins: self.origins(), watermark: None };
+            let part = self.with_events(Processed { emitted, ..Processed::unchanged(rows) })?;
+            made.parts.push(part);
+            self.emitted += emitted;
+        }
+        Ok(says.or(said))
+    }
+
+    /// Where the rows come from that windows yield next.
+    fn origins(&self) -> Origins {
+        Origins::Windows { stage: self.stage.full_name.clone(), task: self.task, first: self.emitted }
+    }
+
+    fn with_events(&mut self, mut processed: Processed) -> Result<Processed, ArrowError> {
         let mut late = processed.oversized(self.max_record_bytes);
         for (name, operator) in &mut self.events {
             let Output { batch, origin, rejects, .. } = operator.process(0, &processed.results);
@@ -83,7 +193,17 @@ impl Processed {
     /// Rows that are results as they are.
     pub fn unchanged(rows: Rows) -> Self {
         let results = rows.batch.clone();
-        Self { rows, results, lineage: None, events: Vec::new(), rejects: Vec::new(), filtered: 0 }
+        Self {
+            rows,
+            results,
+            lineage: None,
+            events: Vec::new(),
+            rejects: Vec::new(),
+            filtered: 0,
+            absorbed: 0,
+            emitted: 0,
+            watermark: None,
+        }
     }
 
     /// The row that a result came from.
@@ -107,6 +227,8 @@ impl Processed {
             filtered: self.filtered,
             expanded: rows_out.saturating_sub(with_results),
             dead_lettered: self.rejects.len() as u64,
+            absorbed: self.absorbed,
+            emitted: self.emitted,
             events: self.events.iter().map(|events| events.data.num_rows() as u64).sum(),
             foreign: 0,
         }

@@ -7,10 +7,11 @@ use bytes::BytesMut;
 use crate::bus::{Headers, Micros, Outgoing, Packer, Record, Topic, TopicPartition};
 use crate::codec::{self, json};
 use crate::config::{Format, TopicSink};
+use crate::fidelity::Watermark;
 use crate::stage::TaskError;
 use crate::stage::keys::{self, Keys};
 use crate::stage::outlet::{HEADROOM_BYTES, source};
-use crate::stage::owner::{SOURCE, TASK};
+use crate::stage::owner::{SOURCE, TASK, WATERMARK};
 use crate::stage::process::Processed;
 use crate::stage::trace::{self, Context};
 use crate::topology::Stage;
@@ -80,7 +81,7 @@ impl Published {
             partitions: stage.partitions,
             key: stage.key.clone(),
             format: stage.format,
-            event_time: stage.event_time,
+            event_time: stage.event_time.map(|time| time.column),
             keyless: Keyless::Home,
             tombstone: None,
             attributes: Attributes::of(stage),
@@ -148,6 +149,24 @@ impl Published {
                 }
                 Ok(made)
             }
+        }
+    }
+
+    /// Says in all partitions what is to be known of the messages behind these: in the last of each, or in one of its own.
+    pub fn say(&self, watermark: Watermark, task: u32, arrived: Micros, made: &mut Made) {
+        let (task, watermark) = (task.to_string(), watermark.to_string());
+        for number in 0..self.partitions {
+            let to = self.topic.partition(number);
+            let last = made.outgoing.iter_mut().rev().find(|outgoing| outgoing.to == to);
+            if let Some(Outgoing { record, .. }) = last {
+                if record.headers.get(TASK).is_none() {
+                    record.headers.push(TASK, task.as_bytes());
+                }
+                record.headers.push(WATERMARK, watermark.as_bytes());
+                continue;
+            }
+            let headers = [(TASK, task.as_bytes()), (WATERMARK, watermark.as_bytes())].into();
+            made.push(0, &to, Record { headers, rows: 0, arrived, ..Record::default() });
         }
     }
 

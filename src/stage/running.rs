@@ -105,7 +105,7 @@ impl RunningStage {
 
     fn start(&mut self, lease: Box<dyn Lease>) {
         let (name, number) = (self.plan.stage.name.clone(), lease.task());
-        let meter = Arc::new(Meter::new(&self.registry, &self.plan.topology.prefix, &name, number));
+        let meter = Arc::new(Meter::new(&self.registry, &self.plan.topology.prefix, &self.plan.stage, number));
         self.meters.add(&name, meter.clone());
         let (plan, signals) = (self.plan.clone(), self.signals.clone());
         let handle = self.tasks.spawn(async move {

@@ -1,8 +1,14 @@
 //! What a task hears from outside: that its predecessors have ended, and that the worker is to stop.
 
+use std::time::Duration;
+
 use futures::FutureExt;
 use futures::future::{pending, select_all};
 use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::fidelity::Watermark;
+use crate::topology::Stage;
 
 /// How far a worker is on its way to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -14,6 +20,38 @@ pub(super) enum Phase {
     Draining,
     /// Every task ends after the commit it is at.
     Stopping,
+}
+
+/// What a task whose rows come from outside the pipeline has told those behind it of there being none.
+pub(super) struct Quiet {
+    /// After how long nobody is to wait for it.
+    idle_after: Option<Duration>,
+    since: Instant,
+    said: Option<Watermark>,
+    is_heard: bool,
+}
+
+impl Quiet {
+    /// Of a task that has just started.
+    pub fn new(stage: &Stage) -> Self {
+        let idle_after = stage.event_time.and_then(|time| time.idle_after);
+        Self { idle_after, since: Instant::now(), said: None, is_heard: stage.is_heard && stage.from.is_empty() }
+    }
+
+    /// There are rows again.
+    pub fn end(&mut self) {
+        (self.since, self.said) = (Instant::now(), None);
+    }
+
+    /// Whether it is to be said that the task is idle, which it has been for long enough.
+    pub fn is_idle(&mut self) -> bool {
+        self.idle_after.is_some_and(|after| self.since.elapsed() >= after) && self.says(Watermark::Idle)
+    }
+
+    /// Whether that is to be said, which counts as done then.
+    pub fn says(&mut self, watermark: Watermark) -> bool {
+        self.is_heard && self.said.replace(watermark) != Some(watermark)
+    }
 }
 
 /// The signals that one task listens to.

@@ -6,17 +6,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::error::ArrowError;
+use datafusion::common::DataFusionError;
 use tokio::task::{JoinError, JoinHandle};
 
 use crate::bus::{self, Commit, Gap, Lease, Micros, Outgoing, Positions, TopicPartition};
 use crate::checkpoint::{self, Checkpoint};
 use crate::codec::{self, cloudevents, csv, json};
 use crate::connector;
-use crate::fidelity::Counts;
+use crate::fidelity::{Counts, Watermark};
 use crate::stage::inlet::{Arrived, COMMIT, Inlet, Polled, Size};
 use crate::stage::outlet::{Encoded, Outlet};
-use crate::stage::process::Queries;
-use crate::stage::signals::Signals;
+use crate::stage::process::{Made, Queries, Results};
+use crate::stage::signals::{Quiet, Signals};
+use crate::stage::state::{Changes, StateLog};
 use crate::telemetry::Meter;
 
 /// How long a poll waits for the first row when nothing says that the input is about to end.
@@ -40,6 +42,10 @@ pub(super) struct Task {
     pub committed: Checkpoint,
     /// What it has written since its last commit.
     pub written: Written,
+    /// What its open windows hold, where it has windows.
+    pub state: Option<StateLog>,
+    /// Whether those behind it were told that nothing comes for now.
+    pub quiet: Quiet,
     /// The last commit, until it is known what became of it: when it was visible.
     pub committing: Option<(JoinHandle<bus::Result<Micros>>, Written)>,
 }
@@ -56,6 +62,34 @@ pub enum Error {
     /// The task's checkpoint cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
+    /// What its open windows held cannot be read.
+    #[error(
+        "{partition}: {what}. What windows held that were open is not whole: start over with another data directory or in another \
+             namespace, or give the stage another name"
+    )]
+    State {
+        /// Where it was.
+        partition: TopicPartition,
+        /// What is wrong.
+        what: String,
+    },
+    /// Its open windows would take more memory than they may.
+    #[error(
+        "its open windows take {} MB of memory, and may take {} MB: raise state_limit in the stage; close windows earlier, with \
+             a smaller out_of_orderness where event_time is set; or divide the rows among more partitions. It goes on from its last \
+             commit then",
+        .bytes / 1_000_000,
+        .limit / 1_000_000
+    )]
+    StateLimit {
+        /// Bytes that they take.
+        bytes: usize,
+        /// Bytes that they may take.
+        limit: usize,
+    },
+    /// Windows could not be kept or evaluated, whatever their rows are.
+    #[error("windows: {0}")]
+    Windows(#[from] DataFusionError),
     /// The contract has a column that JSON cannot hold.
     #[error(transparent)]
     Json(#[from] json::Unsupported),
@@ -141,8 +175,8 @@ impl Task {
         let size = polled.size();
         let (positions, source, full) = (positions(&polled), self.inlet.position(), polled.is_full(size));
         let Arrived { rows, dead_letters, since, foreign } = self.inlet.decode(polled)?;
-        let processed = self.queries.process(rows)?;
-        let mut encoded = self.outlet.encode(dead_letters, since, processed)?;
+        let Made { parts, dead_letters: more } = self.queries.process(rows)?;
+        let mut encoded = self.outlet.encode([dead_letters, more].concat(), since, parts)?;
         encoded.counts.rows_in = size.rows as u64;
         encoded.counts.foreign = foreign;
         Ok(Step { encoded, positions, source, size, full })
@@ -166,6 +200,8 @@ impl Task {
         self.committed.positions = resume.positions;
         self.committed.missed += resume.missed;
         self.committed.gone += resume.gaps.iter().map(Gap::messages).sum::<u64>();
+        self.queries.resume(&self.committed);
+        self.restore().await?;
         self.inlet.resume(&self.committed).await?;
         self.outlet.resume(&self.committed).await?;
         self.meter.resumed(self.committed.counts, self.inlet.input());
@@ -177,6 +213,19 @@ impl Task {
         }
         resume.gaps.iter().for_each(|gap| self.report(gap));
         Ok(())
+    }
+
+    /// Reads what was in windows that were open.
+    async fn restore(&mut self) -> Result<(), Error> {
+        let (Some(state), Results::Windows(windows)) = (&mut self.state, &mut self.queries.results) else {
+            return Ok(());
+        };
+        let Some(saved) = &self.committed.windows else { return Ok(()) };
+        if saved.keeps != windows.keeps() {
+            let (was, is) = (saved.keeps.join(" and "), windows.keeps().join(" and "));
+            return Err(checkpoint::Error::Keeps { was, is }.into());
+        }
+        state.restore(saved, windows).await
     }
 
     /// Says what is gone, once it is committed that the task goes on without it.
@@ -223,14 +272,19 @@ impl Task {
                 () = self.signals.changed() => continue,
             };
             match polled {
+                Polled::Finished if self.quiet.says(Watermark::End) => return Ok(Some(Polled::Said(Watermark::End))),
                 Polled::Finished if self.signals.keep_running => self.signals.changed().await,
                 Polled::Finished => {
                     self.committed.ended = self.signals.shared;
                     return Ok(None);
                 }
                 Polled::Idle if ending => return Ok(None),
+                Polled::Idle if self.quiet.is_idle() => return Ok(Some(Polled::Said(Watermark::Idle))),
                 Polled::Idle => self.lease.settle().await?,
-                polled => return Ok(Some(polled)),
+                polled => {
+                    self.quiet.end();
+                    return Ok(Some(polled));
+                }
             }
         }
     }
@@ -252,8 +306,18 @@ impl Task {
     async fn commit(&mut self, step: Step) -> Result<(), Error> {
         let records = self.take(step).await?;
         self.committed.sink = self.outlet.flush().await?;
-        let commit =
-            Commit { checkpoint: self.committed.encode()?, positions: self.committed.positions.clone(), ..records };
+        self.committed.clock = self.queries.clock.saved();
+        if let Some(Watermark::Time(time)) = self.queries.clock.said() {
+            self.meter.through(time);
+        }
+        let state = self.changes()?;
+        self.written.trim = state.spare_before;
+        let commit = Commit {
+            state: state.records,
+            checkpoint: self.committed.encode()?,
+            positions: self.committed.positions.clone(),
+            ..records
+        };
         self.confirm().await?;
         let mut written = std::mem::take(&mut self.written);
         if !written.records.is_empty() {
@@ -265,6 +329,21 @@ impl Task {
         Ok(())
     }
 
+    /// What came into windows and goes with the next commit.
+    fn changes(&mut self) -> Result<Changes, Error> {
+        let (Some(state), Results::Windows(windows)) = (&mut self.state, &mut self.queries.results) else {
+            return Ok(Changes::default());
+        };
+        let (bytes, limit) = (windows.bytes(), self.queries.stage.state_limit);
+        self.meter.holds(bytes, limit);
+        if bytes > limit {
+            return Err(Error::StateLimit { bytes, limit });
+        }
+        let changes = state.changes(windows)?;
+        self.committed.windows = Some(state.saved(windows));
+        Ok(changes)
+    }
+
     /// Commits where input and sink are, without any rows.
     async fn commit_nothing(&mut self) -> Result<(), Error> {
         self.commit(Step::empty(self.inlet.position())).await?;
@@ -273,15 +352,20 @@ impl Task {
 
     /// Waits until what is being committed is visible, and reports it.
     async fn confirm(&mut self) -> Result<(), Error> {
-        if let Some((outcome, Written { counts, since, .. })) = self.committing.take() {
+        if let Some((outcome, Written { counts, since, trim, .. })) = self.committing.take() {
             let visible = match outcome.await.map_err(JoinError::try_into_panic) {
                 Ok(outcome) => outcome?,
                 Err(Ok(panic)) => resume_unwind(panic),
                 // The runtime ends, and this with it.
                 Err(Err(_)) => pending().await,
             };
-            if counts.rows_in > 0 {
+            if counts.rows_in > 0 || counts.emitted > 0 {
                 self.meter.committed(counts, visible - since, self.inlet.input());
+            }
+            if let (Some(state), Some(first)) = (&self.state, trim)
+                && let Err(error) = state.trim(first).await
+            {
+                tracing::warn!(task = self.meter.name(), %error, "state that is needed no longer stays for now");
             }
         }
         Ok(())
@@ -310,6 +394,8 @@ pub(super) struct Written {
     size: Size,
     /// What goes with a sink's rows.
     records: Vec<Outgoing>,
+    /// The number of the message of the state before which all can be deleted once it is committed.
+    trim: Option<u64>,
 }
 
 impl Written {

@@ -13,6 +13,7 @@ use crate::connector::InputBytes;
 use crate::fidelity::Counts;
 use crate::telemetry::Health;
 use crate::telemetry::metrics::{Registry, TaskMetrics};
+use crate::topology::Stage;
 
 /// The longest lag that is told apart from longer ones: a day, in microseconds.
 const LONGEST_MICROS: u64 = 24 * 60 * 60 * 1_000_000;
@@ -41,12 +42,12 @@ pub struct Seen {
 
 impl Meter {
     /// The report of a task that has not started.
-    pub fn new(registry: &Registry, pipeline: &str, stage: &str, task: u32) -> Self {
+    pub fn new(registry: &Registry, pipeline: &str, stage: &Stage, task: u32) -> Self {
         Self {
             metrics: registry.task(pipeline, stage, task),
             seen: Mutex::new(Seen::default()),
             health: registry.health().clone(),
-            name: format!("task {task} of stage {stage}"),
+            name: format!("task {task} of stage {}", stage.name),
         }
     }
 
@@ -72,6 +73,8 @@ impl Meter {
         metrics.filtered.increment(step.filtered);
         metrics.expanded.increment(step.expanded);
         metrics.dead_lettered.increment(step.dead_lettered);
+        metrics.absorbed.increment(step.absorbed);
+        metrics.emitted.increment(step.emitted);
         metrics.foreign.increment(step.foreign);
         metrics.events.increment(step.events);
         metrics.commits.increment(1);
@@ -85,6 +88,21 @@ impl Meter {
         let lag = u64::try_from(lag).unwrap_or(0).clamp(1, LONGEST_MICROS);
         if let Some(lags) = &mut seen.lag_micros {
             lags.saturating_record_n(lag, step.rows_in);
+        }
+    }
+
+    /// The open windows of the task take so many bytes, and may take so many.
+    pub(crate) fn holds(&self, bytes: usize, limit: usize) {
+        if let Some([state, most]) = &self.metrics.state {
+            state.set(bytes as f64);
+            most.set(limit as f64);
+        }
+    }
+
+    /// The task has said that it is through with event times up to that.
+    pub(crate) fn through(&self, time: Micros) {
+        if let Some(watermark) = &self.metrics.watermark {
+            watermark.set(time as f64 / 1e6);
         }
     }
 

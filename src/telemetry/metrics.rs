@@ -8,6 +8,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 
 use crate::bus::{Extent, TopicPartition};
 use crate::telemetry::Health;
+use crate::topology::Stage;
 
 /// A metric's name, unit and help.
 struct Definition {
@@ -37,6 +38,31 @@ const DEAD_LETTERED: Definition = Definition {
     name: "fidelio_rows_dead_lettered_total",
     unit: Unit::Count,
     help: "Rows that came in and became dead letters.",
+};
+const ABSORBED: Definition = Definition {
+    name: "fidelio_rows_absorbed_total",
+    unit: Unit::Count,
+    help: "Rows that came in and went into windows, which yield their results when they close.",
+};
+const EMITTED: Definition = Definition {
+    name: "fidelio_rows_emitted_total",
+    unit: Unit::Count,
+    help: "Rows that windows yielded when they closed.",
+};
+const STATE: Definition = Definition {
+    name: "fidelio_state_bytes",
+    unit: Unit::Bytes,
+    help: "Bytes of memory that the open windows of the task take.",
+};
+const STATE_LIMIT: Definition = Definition {
+    name: "fidelio_state_limit_bytes",
+    unit: Unit::Bytes,
+    help: "Bytes of memory that the open windows of the task may take; it stops before they take more.",
+};
+const WATERMARK: Definition = Definition {
+    name: "fidelio_watermark_timestamp_seconds",
+    unit: Unit::Seconds,
+    help: "The event time up to which the task has said that it is through, as seconds since the Unix epoch.",
 };
 const FOREIGN: Definition = Definition {
     name: "fidelio_rows_foreign_total",
@@ -85,9 +111,22 @@ const END_OFFSET: Definition = Definition {
     help: "The offset that the next message gets: how many messages were ever published.",
 };
 
-const COUNTERS: [&Definition; 10] =
-    [&ROWS_IN, &ROWS_OUT, &FILTERED, &EXPANDED, &DEAD_LETTERED, &FOREIGN, &EVENTS, &COMMITS, &RESTARTS, &GONE];
-const GAUGES: [&Definition; 5] = [&LAST_COMMIT, &UP, &BUS_UP, &FIRST_OFFSET, &END_OFFSET];
+const COUNTERS: [&Definition; 12] = [
+    &ROWS_IN,
+    &ROWS_OUT,
+    &FILTERED,
+    &EXPANDED,
+    &DEAD_LETTERED,
+    &ABSORBED,
+    &EMITTED,
+    &FOREIGN,
+    &EVENTS,
+    &COMMITS,
+    &RESTARTS,
+    &GONE,
+];
+const GAUGES: [&Definition; 8] =
+    [&LAST_COMMIT, &UP, &STATE, &STATE_LIMIT, &WATERMARK, &BUS_UP, &FIRST_OFFSET, &END_OFFSET];
 
 /// Upper bounds of the lag histogram's buckets, in seconds.
 const LAG_BUCKETS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
@@ -108,6 +147,8 @@ pub(super) struct TaskMetrics {
     pub filtered: Counter,
     pub expanded: Counter,
     pub dead_lettered: Counter,
+    pub absorbed: Counter,
+    pub emitted: Counter,
     pub foreign: Counter,
     pub events: Counter,
     pub commits: Counter,
@@ -116,6 +157,10 @@ pub(super) struct TaskMetrics {
     pub up: Gauge,
     pub restarts: Counter,
     pub gone: Counter,
+    /// Of a task with windows: what they take, and what they may take.
+    pub state: Option<[Gauge; 2]>,
+    /// Of a task that says how far it is.
+    pub watermark: Option<Gauge>,
 }
 
 impl Default for Registry {
@@ -164,10 +209,10 @@ impl Registry {
         self.recorder.register_gauge(&Key::from_name(BUS_UP.name), &METADATA).set(f64::from(u8::from(up)));
     }
 
-    pub(super) fn task(&self, pipeline: &str, stage: &str, task: u32) -> TaskMetrics {
+    pub(super) fn task(&self, pipeline: &str, stage: &Stage, task: u32) -> TaskMetrics {
         let labels = vec![
             Label::new("pipeline", pipeline.to_owned()),
-            Label::new("stage", stage.to_owned()),
+            Label::new("stage", stage.name.to_string()),
             Label::new("task", task.to_string()),
         ];
         let key = |definition: &Definition| Key::from_parts(definition.name, labels.clone());
@@ -179,6 +224,8 @@ impl Registry {
             filtered: counter(&FILTERED),
             expanded: counter(&EXPANDED),
             dead_lettered: counter(&DEAD_LETTERED),
+            absorbed: counter(&ABSORBED),
+            emitted: counter(&EMITTED),
             foreign: counter(&FOREIGN),
             events: counter(&EVENTS),
             commits: counter(&COMMITS),
@@ -187,6 +234,9 @@ impl Registry {
             up: gauge(&UP),
             restarts: counter(&RESTARTS),
             gone: counter(&GONE),
+            // What a task does not have is not shown as nothing.
+            state: stage.is_windowed().then(|| [gauge(&STATE), gauge(&STATE_LIMIT)]),
+            watermark: stage.is_heard.then(|| gauge(&WATERMARK)),
         }
     }
 }

@@ -170,6 +170,9 @@ async fn messages(bus: &Memory, topic: Topic) -> Result<Vec<bus::Message>, Error
 async fn results(bus: &Memory, stage: &Stage) -> Result<Vec<Value>, Error> {
     let mut values = Vec::new();
     for message in messages(bus, stage.results()).await? {
+        if stage::has_no_rows(&message.record) {
+            continue;
+        }
         match &message.record.batch {
             Some(batch) => {
                 for row in json::rows_to_text(batch)? {

@@ -1,18 +1,22 @@
 //! From the stages of a file to stages in their places.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::contract::{self, Contract, Planned};
 use super::examples::Known;
 use super::graph::{self, Order};
 use super::partitions::{self, Counts, Place, TooFew};
-use super::{Stage, Topology, Work, files, others, topics};
+use super::{Stage, Topology, Work, files, others, topics, windows};
 use crate::bus::{Channel, Topic};
 use crate::config::{self, Fault, Hole, Holes, Pipeline, Retention, Spanned, quoted};
 use crate::sql::{Engine, Query};
 
 /// The longest name that a topic can have on the buses there are.
 const MAX_TOPIC_NAME: usize = 249;
+
+/// Bytes of memory that the open windows of a task may take where the stage does not say it.
+const STATE_LIMIT: usize = 1_000_000_000;
 
 /// Puts the stages of a pipeline together; `holes` says what of them is not known.
 pub(super) fn build(pipeline: &Pipeline, holes: &Holes, engine: &Engine) -> Result<Topology, Vec<Fault>> {
@@ -41,10 +45,23 @@ pub(super) fn build(pipeline: &Pipeline, holes: &Holes, engine: &Engine) -> Resu
 
     match stages.into_iter().collect::<Option<Vec<Stage>>>() {
         Some(stages) if faults.is_empty() => {
-            Ok(Topology { prefix: prefix(pipeline).into(), stages: stages.into_iter().map(Arc::new).collect() })
+            let stages = heard(stages).into_iter().map(Arc::new).collect();
+            Ok(Topology { prefix: prefix(pipeline).into(), stages })
         }
         _ => Err(config::tidy(&pipeline.text, faults)),
     }
+}
+
+/// The stages, of which those know it behind which windows wait.
+fn heard(mut stages: Vec<Stage>) -> Vec<Stage> {
+    let mut heard: HashSet<Arc<str>> = HashSet::new();
+    for stage in stages.iter_mut().rev() {
+        stage.is_heard = heard.contains(&stage.name);
+        if stage.is_heard || stage.is_windowed() {
+            heard.extend(stage.from.iter().cloned());
+        }
+    }
+    stages
 }
 
 fn prefix(pipeline: &Pipeline) -> String {
@@ -176,6 +193,11 @@ impl<'a> Builder<'a> {
         }
         let inputs = self.inputs(index, stage);
         let (work, contract) = self.work(stage, inputs.as_deref());
+        if let (Some(Work::Sql(query)), config::Work::Sql(sql)) = (&work, &stage.work)
+            && query.is_windowed()
+        {
+            self.check_windows(index, sql, counts);
+        }
         if let Some(slot) = self.contracts.get_mut(index) {
             slot.clone_from(&contract);
         }
@@ -190,7 +212,13 @@ impl<'a> Builder<'a> {
         let event_time = event_time.and_then(|it| contract::event_time(&contract, it, &mut self.faults));
         let events = self.events(stage, &contract);
         let full_name = format!("{}.{}", prefix(pipeline), stage.name.value);
-        let topics = topics(&full_name, counts, self.retention(stage));
+        let is_windowed = matches!(&work, Some(Work::Sql(query)) if query.is_windowed());
+        if let (Some(limit), Some(_), false) = (&stage.state_limit, &work, is_windowed) {
+            let fault =
+                Fault::new(limit.span.clone(), "the stage has no windows, and so nothing that would be limited");
+            self.faults.push(fault.help("leave it out"));
+        }
+        let topics = topics(&full_name, counts, self.retention(stage), is_windowed);
         Some(Stage {
             name: stage.name.value.as_str().into(),
             full_name: full_name.into(),
@@ -199,12 +227,33 @@ impl<'a> Builder<'a> {
             schema: contract.schema,
             key,
             event_time,
+            state_limit: stage.state_limit.as_ref().map_or(STATE_LIMIT, |limit| limit.value as usize),
+            is_heard: false,
             events,
             format: stage.format,
             tasks: counts.tasks,
             partitions: counts.partitions,
             topics,
         })
+    }
+
+    /// That the windows of a query can close, and that each has all its rows in one task.
+    fn check_windows(&mut self, index: usize, sql: &config::Sql, counts: Counts) {
+        if let Some(source) = windows::timeless(&self.pipeline.stages, &self.feeders, index) {
+            let message =
+                format!("its windows would never close: {} does not say when its events happen", quoted(&source.name));
+            let help = format!(
+                "say it there: event_time = {{ column = \"…\", out_of_orderness = \"1m\" }} in [stages.{}]",
+                source.name.value
+            );
+            self.faults.push(Fault::new(sql.span.clone(), message).help(help));
+        }
+        if counts.tasks > 1 {
+            let message =
+                format!("the rows of a window come in {} partitions, each of which is read by itself", counts.tasks);
+            let help = "let them come in one: partitions = 1, with a key, at the stage before";
+            self.faults.push(Fault::new(sql.span.clone(), message).help(help));
+        }
     }
 
     /// The key of a stage's results, or of the messages that a sink writes.
@@ -318,8 +367,14 @@ impl<'a> Builder<'a> {
         let mut events = Vec::new();
         for event in &stage.events {
             let planned = Planned { sql: &event.sql, inputs: &inputs, text: &self.pipeline.text };
-            if let Some(query) = planned.plan(self.engine, &mut self.faults) {
-                events.push((event.name.value.as_str().into(), query));
+            match planned.plan(self.engine, &mut self.faults) {
+                Some(query) if query.is_windowed() => {
+                    let fault =
+                        Fault::new(event.sql.span.clone(), "an event is about one result, and this is about windows");
+                    self.faults.push(fault.help("give the query a stage of its own, and that stage the event"));
+                }
+                Some(query) => events.push((event.name.value.as_str().into(), query)),
+                None => {}
             }
         }
         events

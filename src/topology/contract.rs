@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
+use super::EventTime;
+use crate::bus::Micros;
 use crate::config::{self, Column, Fault, LineFormat, Spanned, Sql};
 use crate::sql::{self, Engine, Query};
 
@@ -141,7 +143,7 @@ pub(super) fn event_time(
     contract: &Contract,
     event_time: &config::EventTime,
     faults: &mut Vec<Fault>,
-) -> Option<usize> {
+) -> Option<EventTime> {
     let name = &event_time.column;
     let index = column(contract, name, "the event time").map_err(|fault| faults.push(fault)).ok()?;
     let is_timestamp = matches!(contract.schema.field(index).data_type(), DataType::Timestamp(..));
@@ -149,7 +151,11 @@ pub(super) fn event_time(
         let fault = Fault::new(name.span.clone(), "the event time is a column that is no timestamp");
         faults.push(fault.help("give it the type `timestamp`, or name another column"));
     }
-    is_timestamp.then_some(index)
+    is_timestamp.then(|| EventTime {
+        column: index,
+        out_of_orderness: Micros::try_from(event_time.out_of_orderness.as_micros()).unwrap_or(Micros::MAX),
+        idle_after: event_time.idle_after,
+    })
 }
 
 /// The schema of the rows that a sink is given, which all its predecessors must agree in.

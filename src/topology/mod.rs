@@ -9,12 +9,14 @@ mod others;
 mod partitions;
 #[cfg(test)]
 mod tests;
+mod windows;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 
-use crate::bus::{Channel, Cleanup, Group, Topic, TopicSpec};
+use crate::bus::{Channel, Cleanup, Group, Micros, Topic, TopicSpec};
 use crate::config::{self, Draft, Fault, Faulty, Pipeline};
 use crate::sql::{Engine, Query};
 
@@ -42,8 +44,12 @@ pub struct Stage {
     /// Columns of `schema` that make up the key, in order; empty where rows stay in their partition. Of a sink, the key of
     /// the messages that it writes.
     pub key: Vec<usize>,
-    /// The column of `schema` with the event time.
-    pub event_time: Option<usize>,
+    /// When the events of its results happened.
+    pub event_time: Option<EventTime>,
+    /// Bytes of memory that the open windows of a task may take.
+    pub state_limit: usize,
+    /// Whether some stage behind it waits for windows to close, so that it has to say how far it is.
+    pub is_heard: bool,
     /// Its domain events: type, and the query over its own results.
     pub events: Vec<(Arc<str>, Query)>,
     /// The format of its results.
@@ -56,6 +62,17 @@ pub struct Stage {
     pub partitions: u32,
     /// The topics it owns.
     pub topics: Vec<TopicSpec>,
+}
+
+/// When the events of a stage's results happened, and how far rows can be out of their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventTime {
+    /// The column of the results that says it.
+    pub column: usize,
+    /// How much later than a newer one a row can still come.
+    pub out_of_orderness: Micros,
+    /// After how long without rows nobody waits for the stage any more.
+    pub idle_after: Option<Duration>,
 }
 
 /// What a stage does, ready to run.
@@ -101,6 +118,11 @@ impl Topology {
 }
 
 impl Stage {
+    /// Whether its results are those of windows that have closed, so that it has state.
+    pub fn is_windowed(&self) -> bool {
+        matches!(&self.work, Work::Sql(query) if query.is_windowed())
+    }
+
     /// The topic of a channel of it.
     pub fn topic(&self, channel: Channel) -> Topic {
         Topic::of(&self.full_name, channel)
@@ -126,7 +148,12 @@ impl Stage {
 
 /// The topics that a stage owns. Only results are partitioned by key; every other topic has a partition for each task.
 /// A dead letter stays until somebody deals with it.
-fn topics(full_name: &str, counts: partitions::Counts, retention: config::Retention) -> Vec<TopicSpec> {
+fn topics(
+    full_name: &str,
+    counts: partitions::Counts,
+    retention: config::Retention,
+    has_state: bool,
+) -> Vec<TopicSpec> {
     let retained = Cleanup::Delete { age: retention.age, bytes: retention.bytes };
     let forever = Cleanup::Delete { age: None, bytes: None };
     let channels = [
@@ -134,6 +161,8 @@ fn topics(full_name: &str, counts: partitions::Counts, retention: config::Retent
         (Channel::Events, counts.tasks, retained),
         (Channel::Commands, counts.tasks, retained),
         (Channel::DeadLetters, counts.tasks, forever),
+        // Its own tasks let go of what they no longer need. Tasks are shared out by the checkpoints, which come last.
+        (Channel::State, if has_state { counts.tasks } else { 0 }, forever),
         (Channel::Checkpoint, counts.tasks, Cleanup::KeepLast),
     ];
     let topics = channels.into_iter().filter(|(_, partitions, _)| *partitions > 0);

@@ -18,14 +18,16 @@ namespace = "kill"
 
 [stages.orders]
 source = { kind = "file", path = "in/*.ndjson" }
+event_time = { column = "at", out_of_orderness = "20s" }
 [stages.orders.schema]
 id = "bigint not null"
+at = "timestamp not null"
 amount = "text"
 tags = "text[]"
 
 [stages.priced]
 from = ["orders"]
-sql = "SELECT id, CAST(amount AS INT) AS amount, tags FROM orders WHERE id % 10 <> 3"
+sql = "SELECT id, at, CAST(amount AS INT) AS amount, tags FROM orders WHERE id % 10 <> 3"
 [stages.priced.events]
 Large = "SELECT id, amount FROM priced WHERE amount > 900"
 
@@ -43,21 +45,55 @@ sink = { kind = "file", path = "out/tagged-{partition}.ndjson" }
 from = ["priced"]
 sql = "SELECT id, amount * 2 AS double FROM priced"
 
+[stages.kinds]
+from = ["priced"]
+sql = """
+SELECT window_start, id % 3 AS kind, count(*) AS n, sum(amount) AS total
+FROM tumble(priced, at, INTERVAL '1 minute') GROUP BY window_start, id % 3
+"""
+
+[stages.largest]
+from = ["priced"]
+sql = """
+SELECT window_start, id, amount, place FROM (
+  SELECT *, row_number() OVER (PARTITION BY window_start ORDER BY amount DESC, id) AS place
+  FROM hop(priced, at, INTERVAL '20 seconds', INTERVAL '1 minute')
+) WHERE place <= 2
+"""
+
+[stages.windows]
+from = ["kinds"]
+sink = { kind = "file", path = "out/kinds.ndjson" }
+
+[stages.places]
+from = ["largest"]
+sink = { kind = "file", path = "out/largest.ndjson" }
+
 [stages.csvout]
 from = ["csv"]
 sink = { kind = "file", path = "out/double.csv" }
 "#;
 
-/// Orders of which some are torn, some have an amount that is no number, and some have no tags.
+/// Orders of which some are torn, some have an amount that is no number, some have no tags, and some are late.
 fn orders(from: u64, to: u64) -> String {
     let mut text = String::new();
     for id in from..to {
         let tags: Vec<String> = (0..id % 4).map(|tag| format!("\"t{tag}\"")).collect();
+        // Some are out of their order, and a few of them by more than can be waited for.
+        let second = id / 20 + 10_000 - (id * 7919 % 23) - if id % 1009 == 8 { 5_000 } else { 0 };
+        let at = format!(
+            "2024-01-{:02}T{:02}:{:02}:{:02}Z",
+            1 + second / 86_400,
+            second / 3_600 % 24,
+            second / 60 % 60,
+            second % 60
+        );
         match id % 97 {
             5 => text.push_str(&format!("{{\"id\":{id},\"amount\"\n")),
-            7 => text.push_str(&format!("{{\"id\":{id},\"amount\":\"many\",\"tags\":[]}}\n")),
+            7 => text.push_str(&format!("{{\"id\":{id},\"at\":\"{at}\",\"amount\":\"many\",\"tags\":[]}}\n")),
             _ => {
-                text.push_str(&format!("{{\"id\":{id},\"amount\":\"{}\",\"tags\":[{}]}}\n", id % 1000, tags.join(",")))
+                let (amount, tags) = (id % 1000, tags.join(","));
+                text.push_str(&format!("{{\"id\":{id},\"at\":\"{at}\",\"amount\":\"{amount}\",\"tags\":[{tags}]}}\n"));
             }
         }
     }
@@ -77,6 +113,7 @@ fn a_pipeline_that_is_killed_again_and_again_ends_as_one_that_never_was() {
     let undisturbed = scratch(rows);
     let expected = undisturbed.run();
     expected.assert_balanced();
+    assert!(expected.of("kinds", "emitted") > 500 && expected.of("largest", "dead_lettered") > 50, "{expected:?}");
     let expected_topics = undisturbed.topics();
 
     let mut runner = TestRunner::default();
@@ -102,7 +139,9 @@ fn a_pipeline_that_is_killed_again_and_again_ends_as_one_that_never_was() {
 }
 
 fn assert_same_files(found: &Scratch, expected: &Scratch, after: &str) {
-    for file in ["tagged-0.ndjson", "tagged-1.ndjson", "tagged-2.ndjson", "double.csv"] {
+    for file in
+        ["tagged-0.ndjson", "tagged-1.ndjson", "tagged-2.ndjson", "double.csv", "kinds.ndjson", "largest.ndjson"]
+    {
         let file = format!("out/{file}");
         assert!(found.read(&file) == expected.read(&file), "{file} differs after {after}");
     }

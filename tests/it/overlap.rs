@@ -124,6 +124,10 @@ impl Bus for Failing {
         self.memory.forget(group).await
     }
 
+    async fn trim(&self, partition: &TopicPartition, before: u64) -> Result<()> {
+        self.memory.trim(partition, before).await
+    }
+
     async fn is_drained(&self, group: &Group) -> Result<bool> {
         self.memory.is_drained(group).await
     }

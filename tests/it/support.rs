@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use fidelio::bus::embedded::Reader;
-use fidelio::bus::{Channel, Limit, Log, Record, TopicPartition};
+use fidelio::bus::{Channel, Limit, Log, Record, Topic, TopicPartition};
 use serde_json::Value;
 
 /// A folder that goes with the test, with a pipeline in it.
@@ -85,7 +85,7 @@ impl Scratch {
         lines(&output.stdout)
     }
 
-    /// Everything in the data directory that is not about time, by partition. Checkpoints are left out: how many there
+    /// Everything in the data directory that is not about time, by partition. Checkpoints and state are left out: how many there
     /// were depends on when tasks polled.
     pub fn topics(&self) -> BTreeMap<TopicPartition, Vec<Record>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -93,12 +93,15 @@ impl Scratch {
     }
 }
 
-/// Everything in a log that is not about time, by partition, without checkpoints.
+/// Everything in a log that is not about time, by partition, without checkpoints and state.
 pub async fn records(log: &dyn Log) -> BTreeMap<TopicPartition, Vec<Record>> {
     const READ: Limit = Limit { rows: 1 << 20, bytes: 64 << 20 };
     let mut records: BTreeMap<TopicPartition, Vec<Record>> = BTreeMap::new();
     let topics = log.topics().await.unwrap();
-    for topic in topics.iter().filter(|topic| !topic.as_str().ends_with(Channel::Checkpoint.suffix())) {
+    let counts = |topic: &&Topic| {
+        ![Channel::Checkpoint, Channel::State].iter().any(|channel| topic.as_str().ends_with(channel.suffix()))
+    };
+    for topic in topics.iter().filter(counts) {
         for (number, extent) in (0..).zip(log.extents(topic).await.unwrap()) {
             let partition = topic.partition(number);
             let into = records.entry(partition.clone()).or_default();
@@ -124,7 +127,18 @@ impl Summary {
 
     /// What every stage has counted.
     pub fn counts(&self) -> BTreeMap<String, Vec<i64>> {
-        let counted = ["rows_in", "rows_out", "filtered", "expanded", "dead_lettered", "events", "pending", "lost"];
+        let counted = [
+            "rows_in",
+            "rows_out",
+            "filtered",
+            "expanded",
+            "absorbed",
+            "emitted",
+            "dead_lettered",
+            "events",
+            "pending",
+            "lost",
+        ];
         let stages = self.0["stages"].as_object().unwrap();
         stages.keys().map(|name| (name.clone(), counted.iter().map(|what| self.of(name, what)).collect())).collect()
     }
@@ -132,11 +146,12 @@ impl Summary {
     /// Nothing is lost or left, and the counts of every stage balance.
     pub fn assert_balanced(&self) {
         for stage in self.0["stages"].as_object().unwrap().keys() {
+            let sum = |counts: &[&str]| counts.iter().map(|what| self.of(stage, what)).sum::<i64>();
             assert_eq!(self.of(stage, "lost"), 0, "{stage}: {}", self.0);
             assert_eq!(self.of(stage, "pending"), 0, "{stage}: {}", self.0);
             assert_eq!(
-                self.of(stage, "rows_in") + self.of(stage, "expanded"),
-                self.of(stage, "rows_out") + self.of(stage, "filtered") + self.of(stage, "dead_lettered"),
+                sum(&["rows_in", "expanded", "emitted"]),
+                sum(&["rows_out", "filtered", "absorbed", "dead_lettered"]),
                 "{stage}: {}",
                 self.0
             );

@@ -17,7 +17,7 @@ use super::change::{Change, Segment};
 use super::frame::Frame;
 use super::journal::Journal;
 use super::shared::Shared;
-use super::state::State;
+use super::state::{Partition, State};
 use super::syncer::Unsynced;
 use super::{disk, fault, frame, retention};
 use crate::bus::memory::check_partitions;
@@ -38,6 +38,8 @@ pub(super) enum Request {
     Forget(Arc<str>, oneshot::Sender<Result<()>>),
     /// To delete what may be deleted.
     Retain(oneshot::Sender<Result<()>>),
+    /// To delete the segments of a partition whose messages are all before that offset.
+    Trim(TopicPartition, u64, oneshot::Sender<Result<()>>),
     /// To make everything durable and end.
     Close(oneshot::Sender<Result<()>>),
     /// To end as it is.
@@ -130,6 +132,9 @@ impl Committer {
             }
             Request::Retain(reply) => {
                 let _ = reply.send(self.guarded(Self::retain));
+            }
+            Request::Trim(partition, before, reply) => {
+                let _ = reply.send(self.guarded(|committer| committer.trim(&partition, before)));
             }
             Request::Close(reply) => {
                 let _ = reply.send(self.guarded(Self::settle));
@@ -319,6 +324,21 @@ impl Committer {
     /// Deletes the segments that may go.
     fn retain(&mut self) -> Result<()> {
         let (changes, files) = self.expired(now());
+        self.delete(changes, &files)
+    }
+
+    fn trim(&mut self, partition: &TopicPartition, before: u64) -> Result<()> {
+        let state = self.shared.view.state();
+        let found = state.partition(partition)?;
+        let gone = found.segments.iter().take_while(|segment| segment.end <= before).count();
+        let trimmed = self.trimmed(partition.clone(), found, gone);
+        drop(state);
+        let (changes, files) = trimmed.unzip();
+        self.delete(changes.into_iter().collect(), &files.unwrap_or_default())
+    }
+
+    /// Deletes files once it is durable that their segments are gone.
+    fn delete(&mut self, changes: Vec<Change>, files: &[PathBuf]) -> Result<()> {
         if changes.is_empty() {
             return Ok(());
         }
@@ -345,14 +365,22 @@ impl Committer {
                 }
                 let claimed_from = state.claimed_from(&at);
                 let gone = retention::expired(&partition.segments, topic_state.cleanup, claimed_from, now);
-                let Some(last) = gone.checked_sub(1).and_then(|last| partition.segments.get(last)) else { continue };
-                let segments = partition.segments.iter().take(gone);
-                files.extend(segments.clone().map(|segment| disk::segment_file(&self.dir, &at, segment.base)));
-                let deleted = partition.deleted + retention::totals(segments);
-                changes.push(Change::Trimmed { partition: at, start: last.end, deleted });
+                if let Some((change, of_partition)) = self.trimmed(at, partition, gone) {
+                    changes.push(change);
+                    files.extend(of_partition);
+                }
             }
         }
         (changes, files)
+    }
+
+    /// What it is to delete so many of the oldest segments of a partition, and their files; `None` if there are none.
+    fn trimmed(&self, at: TopicPartition, partition: &Partition, gone: usize) -> Option<(Change, Vec<PathBuf>)> {
+        let last = partition.segments.get(gone.checked_sub(1)?)?;
+        let segments = partition.segments.iter().take(gone);
+        let files = segments.clone().map(|segment| disk::segment_file(&self.dir, &at, segment.base)).collect();
+        let deleted = partition.deleted + retention::totals(segments);
+        Some((Change::Trimmed { partition: at, start: last.end, deleted }, files))
     }
 }
 

@@ -267,6 +267,10 @@ impl Bus for Embedded {
         self.ask(|reply| Request::Forget(group.into(), reply)).await
     }
 
+    async fn trim(&self, partition: &TopicPartition, before: u64) -> Result<()> {
+        self.ask(|reply| Request::Trim(partition.clone(), before, reply)).await
+    }
+
     async fn is_drained(&self, group: &Group) -> Result<bool> {
         let state = self.shared.view.state();
         for task in 0..group.tasks {

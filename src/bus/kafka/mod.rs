@@ -46,6 +46,7 @@ use crate::config;
 /// How long a request that changes nothing may take before the cluster counts as not reachable.
 const PATIENCE: Duration = Duration::from_secs(15);
 const FORGETTING: &str = "forgetting a group";
+const TRIMMING: &str = "deleting what is needed no longer";
 
 /// What a message takes of the cluster's limits besides key, value and headers, at most.
 const FRAMING_BYTES: usize = 64 << 10;
@@ -286,6 +287,17 @@ impl Bus for Kafka {
             None | Some(Ok(_) | Err((_, RDKafkaErrorCode::GroupIdNotFound))) => Ok(()),
             Some(Err((name, code))) => Err(client::refused(FORGETTING, code, &name)),
         }
+    }
+
+    async fn trim(&self, partition: &TopicPartition, before: u64) -> Result<()> {
+        let mut offsets = TopicPartitionList::new();
+        let (topic, number) = (partition.topic.as_str(), partition.partition as i32);
+        let offset = Offset::Offset(before as i64);
+        offsets.add_partition_offset(topic, number, offset).map_err(failed(TRIMMING))?;
+        let deleted = self.shared.asking().admin.delete_records(&offsets, &client::patient()).await;
+        let deleted = deleted.map_err(failed(TRIMMING))?;
+        let outcome = deleted.find_partition(topic, number).map_or(Ok(()), |deleted| deleted.error());
+        outcome.map_err(failed(TRIMMING))
     }
 
     async fn answers(&self) -> Result<()> {

@@ -25,7 +25,7 @@ fn visits_schema() -> SchemaRef {
 
 fn over(sql: &str, times: &[Option<&str>]) -> Output {
     let query = Engine::new().plan(sql, &[("visits", visits_schema())]).unwrap();
-    query.operator().process(0, &visits(times))
+    operator(&query).process(0, &visits(times))
 }
 
 fn refused(sql: &str) -> (String, String, String) {
@@ -125,7 +125,7 @@ fn windows_over_coarser_timestamps_are_in_their_unit() {
     let plan = |sql: &str| Engine::new().plan(sql, &[("visits", schema.clone())]);
     let query = plan("SELECT window_start, window_end FROM tumble(visits, at, INTERVAL '10 seconds')").unwrap();
     let at = arrow::compute::cast(&Int64Array::from(vec![-1, 19]), &second).unwrap();
-    let output = query.operator().process(0, &RecordBatch::try_new(schema.clone(), vec![at]).unwrap());
+    let output = operator(&query).process(0, &RecordBatch::try_new(schema.clone(), vec![at]).unwrap());
     assert_eq!(rows(&output), ["1969-12-31T23:59:50,1970-01-01T00:00:00", "1970-01-01T00:00:10,1970-01-01T00:00:20"]);
     let faults = plan("SELECT window_start FROM tumble(visits, at, INTERVAL '500 milliseconds')").unwrap_err();
     assert_eq!(faults[0].message, "windows over a timestamp(0) are of whole seconds");

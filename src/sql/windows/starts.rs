@@ -11,6 +11,7 @@ use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+use crate::codec;
 use crate::sql::types;
 
 /// Of a time, the size of the windows and their offset, in nanoseconds.
@@ -19,17 +20,12 @@ pub(super) const ONE: &str = "window start";
 pub(super) const SEVERAL: &str = "window starts";
 
 /// The functions that queries around windows call. They have names that nobody writes by chance.
-static FUNCTIONS: LazyLock<[Arc<ScalarUDF>; 2]> = LazyLock::new(|| {
+pub(super) static FUNCTIONS: LazyLock<[Arc<ScalarUDF>; 2]> = LazyLock::new(|| {
     [(ONE, false, 3), (SEVERAL, true, 4)].map(|(name, several, arguments)| {
         let signature = Signature::any(arguments, Volatility::Immutable);
         Arc::new(ScalarUDF::from(Starts { name, several, signature }))
     })
 });
-
-/// The function of that name that only queries around windows call.
-pub(in crate::sql) fn function(name: &str) -> Option<&'static Arc<ScalarUDF>> {
-    FUNCTIONS.iter().find(|function| function.name() == name)
-}
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Starts {
@@ -49,11 +45,12 @@ impl Starts {
         let DataType::Timestamp(unit, _) = time else {
             return plan_err!("windows are over a timestamp, and this is a {}", types::name(time));
         };
-        let (tick, whole) = match unit {
-            TimeUnit::Second => (1_000_000_000, "seconds"),
-            TimeUnit::Millisecond => (1_000_000, "milliseconds"),
-            TimeUnit::Microsecond => (1_000, "microseconds"),
-            TimeUnit::Nanosecond => (1, "nanoseconds"),
+        let tick = codec::time::tick(time).unwrap_or(1);
+        let whole = match unit {
+            TimeUnit::Second => "seconds",
+            TimeUnit::Millisecond => "milliseconds",
+            TimeUnit::Microsecond => "microseconds",
+            TimeUnit::Nanosecond => "nanoseconds",
         };
         let constants = constants.iter().map(|constant| match constant {
             Some(ScalarValue::Int64(Some(nanos))) if nanos % tick == 0 => Ok(nanos / tick),

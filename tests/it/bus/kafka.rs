@@ -96,6 +96,10 @@ impl Bus for Settled {
         self.bus.forget(group).await
     }
 
+    async fn trim(&self, partition: &TopicPartition, before: u64) -> Result<()> {
+        self.bus.trim(partition, before).await
+    }
+
     async fn is_drained(&self, group: &Group) -> Result<bool> {
         self.bus.is_drained(group).await
     }

@@ -188,9 +188,9 @@ fn step(task: u32, n: u64) -> Commit {
             outgoing(brief().partition(0)),
         ],
         events: vec![outgoing(events().partition(task))],
-        dead_letters: vec![],
         checkpoint: n.to_string().into(),
         positions: Positions::from([(results().partition(task), n + 1)]),
+        ..Commit::default()
     }
 }
 

@@ -1,0 +1,423 @@
+//! A query over windows at work: rows are kept, or added up, by the windows that they are in, and a window's results are
+//! made once, when it closes.
+//!
+//! What is kept are record batches: the rows themselves or, where the query begins with an aggregate, the partial
+//! aggregates that DataFusion makes of them. So there is no hash table to be written to a checkpoint, and every aggregate
+//! that DataFusion has is there.
+
+mod leaf;
+mod order;
+mod runs;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::BooleanArray;
+use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
+use datafusion::common::Result;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::aggregates::AggregateExec;
+
+use super::step::{Failure, Rows};
+use super::transform::{Transform, guarded, left_out_by_all};
+use super::{Branch, Operator, Output, Step};
+use crate::failure::{Class, Reject, narrow};
+use crate::sql;
+pub(crate) use leaf::LeafExec;
+use runs::Runs;
+pub(crate) use runs::{End, Nanos};
+
+/// How a query over windows is evaluated.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// Where rows come in.
+    pub(crate) leaves: Vec<Leaf>,
+    /// What makes results of the rows of windows that end at the same time, each leaf's as they are kept.
+    pub(crate) plan: Arc<dyn ExecutionPlan>,
+    /// The columns that it yields.
+    pub(crate) columns: SchemaRef,
+    /// What is done to its rows one by one.
+    pub(crate) above: Vec<Step>,
+    /// Whether what the plan yields depends on the order of its rows, where it does not say which that is.
+    pub(crate) chooses: bool,
+    /// Whether results have an order that the query gives them.
+    pub(crate) is_ordered: bool,
+    /// The columns of the results.
+    pub(crate) schema: SchemaRef,
+}
+
+/// Rows of one or more inputs in their windows.
+#[derive(Debug, Clone)]
+pub(crate) struct Leaf {
+    /// How they come from the inputs.
+    pub(crate) branches: Vec<Branch>,
+    /// Their columns.
+    pub(crate) rows: SchemaRef,
+    /// When the window of a row ends.
+    pub(crate) end: End,
+    /// When windows start.
+    pub(crate) spacing: Spacing,
+    /// What they are added up by, where they are.
+    pub(crate) partial: Option<Partial>,
+}
+
+/// Windows of one size that start at equal distances, in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Spacing {
+    /// How far from each other they start.
+    pub(crate) slide: i64,
+    /// How long they are.
+    pub(crate) size: i64,
+    /// When one of them starts, from 1970.
+    pub(crate) offset: i64,
+}
+
+impl Spacing {
+    /// When the first of them starts that ends after that time.
+    fn first_open(self, at: Nanos) -> Nanos {
+        let [slide, size, offset] = [self.slide, self.size, self.offset].map(Nanos::from);
+        let after = at - size - offset;
+        offset + (after.div_euclid(slide.max(1)) + 1) * slide
+    }
+}
+
+/// A first step of an aggregate, which can be taken for some rows at a time.
+#[derive(Debug, Clone)]
+pub(crate) struct Partial {
+    /// The aggregate of rows, over a leaf.
+    pub(crate) aggregate: Arc<AggregateExec>,
+    /// When the window of a partial aggregate ends.
+    pub(crate) end: End,
+}
+
+impl Plan {
+    /// The same with a step more on each row, to rows of that schema.
+    pub(crate) fn followed_by(&self, step: Step, schema: &SchemaRef) -> Self {
+        let above = self.above.iter().cloned().chain([step]).collect();
+        Self { above, schema: Arc::clone(schema), ..self.clone() }
+    }
+}
+
+impl Leaf {
+    /// The columns of what is kept.
+    pub(crate) fn state(&self) -> SchemaRef {
+        match &self.partial {
+            Some(partial) => partial.aggregate.schema(),
+            None => Arc::clone(&self.rows),
+        }
+    }
+
+    fn keeps(&self) -> String {
+        let Spacing { slide, size, offset } = self.spacing;
+        let seconds = |nanos: i64| nanos as f64 / 1e9;
+        let columns = self.state();
+        let columns: Vec<String> = columns
+            .fields()
+            .iter()
+            .map(|field| format!("{} {}", field.name(), sql::type_name(field.data_type())))
+            .collect();
+        format!(
+            "({}) in windows of {} s every {} s from {} s on",
+            columns.join(", "),
+            seconds(size),
+            seconds(slide),
+            seconds(offset)
+        )
+    }
+
+    fn runs(&self) -> Runs {
+        match &self.partial {
+            Some(partial) => Runs::new(&self.state(), partial.end, Some(Arc::clone(&partial.aggregate))),
+            None => Runs::new(&self.rows, self.end, None),
+        }
+    }
+
+    /// What is kept of rows.
+    fn keep(&self, number: usize, rows: RecordBatch) -> Result<RecordBatch> {
+        let Some(partial) = &self.partial else { return Ok(rows) };
+        Ok(concat_batches(&self.state(), &leaf::step(&partial.aggregate, number, vec![rows])?)?)
+    }
+}
+
+/// A query over windows, with the rows of those that are open.
+pub(crate) struct Windowed {
+    plan: Arc<Plan>,
+    /// What each leaf's branches make of a batch.
+    inlets: Vec<Transform>,
+    above: Transform,
+    keeps: Vec<String>,
+    open: Vec<Runs>,
+    /// What came since it was last asked for.
+    fresh: Vec<Vec<RecordBatch>>,
+    /// All windows that end by then have closed.
+    closed: Nanos,
+}
+
+/// What became of the rows of a batch. All others are in windows that will close.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Absorbed {
+    /// The rows on which an expression failed, and those that are late, ascending.
+    pub(crate) rejects: Vec<Reject>,
+    /// How many rows the query leaves out.
+    pub(crate) filtered: u64,
+    /// How many rows are in windows now.
+    pub(crate) absorbed: u64,
+}
+
+/// What the windows that end at the same time yield.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Closed {
+    /// When they end.
+    pub(crate) end: Nanos,
+    /// Their results.
+    pub(crate) results: RecordBatch,
+    /// What could not become a result.
+    pub(crate) failed: Vec<Failed>,
+}
+
+/// A row that a window yields and that is no result, or all that is kept of a window that yields none.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Failed {
+    pub(crate) rows: RecordBatch,
+    pub(crate) class: Class,
+    pub(crate) message: String,
+}
+
+/// What is kept of a leaf since some time.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Chunk {
+    /// The number of the leaf.
+    pub(crate) leaf: usize,
+    /// Rows as they are kept.
+    pub(crate) rows: RecordBatch,
+}
+
+impl Windowed {
+    pub(crate) fn new(plan: Arc<Plan>) -> Self {
+        let inlet = |leaf: &Leaf| Transform::new(leaf.branches.clone().into(), Arc::clone(&leaf.rows));
+        let above = Branch { input: 0, steps: plan.above.clone() };
+        Self {
+            inlets: plan.leaves.iter().map(inlet).collect(),
+            above: Transform::new([above].into(), Arc::clone(&plan.schema)),
+            keeps: plan.leaves.iter().map(Leaf::keeps).collect(),
+            open: plan.leaves.iter().map(Leaf::runs).collect(),
+            fresh: vec![Vec::new(); plan.leaves.len()],
+            closed: Nanos::MIN,
+            plan,
+        }
+    }
+
+    /// Takes the rows of a batch of that input into their windows. A row of which a window has closed is late, and in none.
+    pub(crate) fn absorb(&mut self, input: usize, batch: &RecordBatch) -> Result<Absorbed> {
+        let pieces = narrow(0..batch.num_rows(), &mut |rows: Range<usize>| {
+            guarded(|| self.piece(input, &batch.slice(rows.start, rows.len())))
+        });
+        let mut absorbed = Absorbed::default();
+        for (rows, piece) in pieces {
+            let Piece { kept, late, left_out } = match piece {
+                Ok(piece) => piece,
+                Err(Failure { class, message }) => {
+                    absorbed.rejects.push(Reject { row: rows.start, class, message });
+                    continue;
+                }
+            };
+            absorbed.filtered += left_out;
+            absorbed.absorbed += (rows.len() - late.len()) as u64 - left_out;
+            let reject = |row: u32| Reject {
+                row: rows.start + row as usize,
+                class: Class::Late,
+                message: "the window that it is in has closed".into(),
+            };
+            absorbed.rejects.extend(late.into_iter().map(reject));
+            for ((runs, fresh), kept) in self.open.iter_mut().zip(&mut self.fresh).zip(kept) {
+                if kept.num_rows() > 0 {
+                    fresh.push(runs.push(kept)?);
+                }
+            }
+        }
+        Ok(absorbed)
+    }
+
+    /// What is kept of a batch in which every row can be.
+    fn piece(&self, input: usize, batch: &RecordBatch) -> Result<Piece, Failure> {
+        let rows = self.inlets.iter().map(|inlet| inlet.evaluate(input, batch)).collect::<Result<Vec<_>, _>>()?;
+        let mut late = BTreeSet::new();
+        for (leaf, rows) in self.plan.leaves.iter().zip(&rows) {
+            let ends = leaf.end.ends(&rows.batch)?;
+            let behind = ends.values().iter().enumerate().filter(|(_, end)| leaf.end.nanos(**end) <= self.closed);
+            late.extend(behind.map(|(row, _)| origin(rows, row)));
+        }
+        let left_out = left_out_by_all(&rows).len() as u64;
+        let mut kept = Vec::with_capacity(rows.len());
+        for (number, (leaf, rows)) in self.plan.leaves.iter().zip(rows).enumerate() {
+            let rows = without(rows, &late)?;
+            kept.push(if rows.num_rows() == 0 { rows } else { leaf.keep(number, rows)? });
+        }
+        Ok(Piece { kept, late: late.into_iter().collect(), left_out })
+    }
+
+    /// Closes all windows that end by then, or all there are, in the order of their ends.
+    pub(crate) fn close(&mut self, until: Option<Nanos>) -> Result<Vec<Closed>> {
+        let mut windows: BTreeMap<Nanos, Vec<Vec<RecordBatch>>> = BTreeMap::new();
+        let leaves = self.open.len();
+        for (number, runs) in self.open.iter_mut().enumerate() {
+            for (end, batches) in runs.take(until)? {
+                let of_leaves = windows.entry(end).or_insert_with(|| vec![Vec::new(); leaves]);
+                if let Some(of_leaf) = of_leaves.get_mut(number) {
+                    *of_leaf = batches;
+                }
+            }
+        }
+        self.closed = self.closed.max(until.or(windows.keys().next_back().copied()).unwrap_or(Nanos::MIN));
+        let mut closed = Vec::with_capacity(windows.len());
+        for (end, rows) in windows {
+            closed.push(self.results(end, rows)?);
+        }
+        Ok(closed)
+    }
+
+    /// The results of windows that end at the same time.
+    fn results(&mut self, end: Nanos, rows: Vec<Vec<RecordBatch>>) -> Result<Closed> {
+        let yielded = guarded(|| Ok(self.evaluate(&rows)?));
+        let failed = |Failure { class, message }| {
+            let kept = |(leaf, batches): (&Leaf, &Vec<RecordBatch>)| concat_batches(&leaf.state(), batches).ok();
+            let of_leaves = self.plan.leaves.iter().zip(&rows).filter(|(_, batches)| !batches.is_empty());
+            let rows = of_leaves
+                .map(kept)
+                .next()
+                .flatten()
+                .unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(&self.plan.columns)));
+            Failed { rows, class, message }
+        };
+        let yielded = match yielded {
+            Ok(yielded) => yielded,
+            Err(failure) => {
+                let results = RecordBatch::new_empty(Arc::clone(&self.plan.schema));
+                return Ok(Closed { end, results, failed: vec![failed(failure)] });
+            }
+        };
+        let Output { batch, rejects, .. } = self.above.process(0, &yielded);
+        let failed = rejects.into_iter().map(|Reject { row, class, message }| Failed {
+            rows: yielded.slice(row, 1),
+            class,
+            message,
+        });
+        let results = if self.plan.is_ordered { batch } else { order::by_columns(batch, usize::MAX)? };
+        Ok(Closed { end, results, failed: failed.collect() })
+    }
+
+    fn evaluate(&self, rows: &[Vec<RecordBatch>]) -> Result<RecordBatch> {
+        let yielded = match self.plan.chooses {
+            false => leaf::evaluate(&self.plan.plan, rows)?,
+            true => leaf::evaluate(&self.plan.plan, &self.in_order(rows)?)?,
+        };
+        Ok(concat_batches(&self.plan.columns, &yielded)?)
+    }
+
+    /// Partial aggregates in the order of their groups, which otherwise depends on when they were added up.
+    fn in_order(&self, rows: &[Vec<RecordBatch>]) -> Result<Vec<Vec<RecordBatch>>> {
+        let leaves = self.plan.leaves.iter().zip(&self.open).zip(rows);
+        let ordered = leaves.map(|((leaf, runs), batches)| match &leaf.partial {
+            None => Ok(batches.clone()),
+            Some(partial) => {
+                let batch = concat_batches(&leaf.state(), &runs.reduced(batches.clone())?)?;
+                let groups = partial.aggregate.group_expr().expr().len();
+                Ok(vec![order::by_columns(batch, groups)?])
+            }
+        });
+        ordered.collect()
+    }
+
+    /// What is kept of rows, a text for each leaf: where two queries keep the same, one can go on with what the other has kept.
+    pub(crate) fn keeps(&self) -> &[String] {
+        &self.keeps
+    }
+
+    /// The part of a chunk whose windows are still open.
+    pub(crate) fn still_open(&self, chunk: Chunk) -> Result<Option<Chunk>> {
+        let Some(runs) = self.open.get(chunk.leaf) else { return Ok(None) };
+        let rows = runs.open(chunk.rows, self.closed)?;
+        Ok((rows.num_rows() > 0).then_some(Chunk { rows, ..chunk }))
+    }
+
+    /// What has come into windows that are still open since this was last called.
+    pub(crate) fn fresh(&mut self) -> Result<Vec<Chunk>> {
+        let mut chunks = Vec::new();
+        for (number, (fresh, runs)) in self.fresh.iter_mut().zip(&self.open).enumerate() {
+            let batches = std::mem::take(fresh).into_iter().map(|batch| runs.open(batch, self.closed));
+            let mut batches = batches.collect::<Result<Vec<_>, ArrowError>>()?;
+            batches.retain(|batch| batch.num_rows() > 0);
+            let batches = runs.reduced(batches)?;
+            chunks.extend(batches.into_iter().map(|rows| Chunk { leaf: number, rows }));
+        }
+        Ok(chunks)
+    }
+
+    /// All that is in open windows.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = Chunk> {
+        let of_leaf = |(leaf, runs): (usize, &Runs)| {
+            runs.batches().map(|rows| Chunk { leaf, rows: rows.clone() }).collect::<Vec<_>>()
+        };
+        self.open.iter().enumerate().flat_map(of_leaf)
+    }
+
+    /// Takes back what was kept when all windows that end by `closed` had closed.
+    pub(crate) fn restore(&mut self, closed: Nanos, chunks: Vec<Chunk>) -> Result<()> {
+        self.closed = closed;
+        for Chunk { leaf, rows } in chunks {
+            if let Some(runs) = self.open.get_mut(leaf) {
+                let rows = runs.push(rows)?;
+                drop(rows);
+            }
+        }
+        for runs in &mut self.open {
+            runs.take(Some(closed))?;
+        }
+        Ok(())
+    }
+
+    /// All windows that end by then have closed, and none that ends later.
+    pub(crate) fn closed(&self) -> Nanos {
+        self.closed
+    }
+
+    /// When the first window starts that yields results once all that end by then have closed.
+    pub(crate) fn first_open(&self, closed: Nanos) -> Nanos {
+        self.plan.leaves.iter().map(|leaf| leaf.spacing.first_open(closed)).min().unwrap_or(closed)
+    }
+
+    /// Bytes of memory that open windows take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.open.iter().map(Runs::bytes).sum()
+    }
+}
+
+/// What becomes of rows none of which fails.
+struct Piece {
+    /// What is kept of them, by leaf.
+    kept: Vec<RecordBatch>,
+    /// Rows that are late, ascending.
+    late: Vec<u32>,
+    /// How many rows no leaf has anything of.
+    left_out: u64,
+}
+
+fn origin(rows: &Rows, row: usize) -> u32 {
+    match &rows.origin {
+        Some(origin) => origin.values().get(row).copied().unwrap_or_default(),
+        None => row as u32,
+    }
+}
+
+/// The rows that do not come from those.
+fn without(rows: Rows, late: &BTreeSet<u32>) -> Result<RecordBatch, ArrowError> {
+    if late.is_empty() {
+        return Ok(rows.batch);
+    }
+    let keep: BooleanArray = (0..rows.batch.num_rows()).map(|row| Some(!late.contains(&origin(&rows, row)))).collect();
+    filter_record_batch(&rows.batch, &keep)
+}

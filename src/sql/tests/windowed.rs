@@ -1,0 +1,142 @@
+//! What is answered window by window: the same as a batch engine answers over the same rows.
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray, TimestampNanosecondArray};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use datafusion::datasource::memory::MemTable;
+use datafusion::prelude::SessionContext;
+use proptest::collection::vec;
+
+use super::*;
+use crate::operator::{Nanos, Windowed};
+
+const SECOND: i64 = 1_000_000_000;
+
+/// When, where, how much: `(seconds, country, amount)`.
+type Sale = (i16, Option<u8>, Option<i8>);
+
+fn sales_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("at", DataType::Timestamp(TimeUnit::Nanosecond, None), false),
+        Field::new("country", DataType::Utf8, true),
+        Field::new("amount", DataType::Int64, true),
+        Field::new("price", DataType::Float64, true),
+    ]))
+}
+
+fn sales(rows: &[Sale]) -> RecordBatch {
+    let country = |country: &Option<u8>| country.map(|country| format!("c{}", country % 4));
+    // Halves of small numbers add up to the same in any order. Some are no numbers at all.
+    let price = |amount: &Option<i8>| amount.map(|amount| if amount == 7 { f64::NAN } else { f64::from(amount) / 2.0 });
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(TimestampNanosecondArray::from_iter_values(rows.iter().map(|(at, ..)| i64::from(*at) * SECOND))),
+        Arc::new(StringArray::from_iter(rows.iter().map(|(_, it, _)| country(it)))),
+        Arc::new(Int64Array::from_iter(rows.iter().map(|(_, _, amount)| amount.map(i64::from)))),
+        Arc::new(Float64Array::from_iter(rows.iter().map(|(_, _, amount)| price(amount)))),
+    ];
+    RecordBatch::try_new(sales_schema(), columns).unwrap()
+}
+
+fn windowed(sql: &str) -> Windowed {
+    let query = Engine::new().plan(sql, &[("sales", sales_schema())]).map_err(|faults| format!("{sql}: {faults:?}"));
+    let Answer::Windows(windowed) = query.unwrap().answer() else { panic!("{sql} is evaluated window by window") };
+    *windowed
+}
+
+/// What the windows yield, line by line.
+fn closed(windowed: &mut Windowed, until: Option<i64>) -> Vec<String> {
+    let closed = windowed.close(until.map(|seconds| Nanos::from(seconds * SECOND))).unwrap();
+    closed.iter().flat_map(|closed| lines(&closed.results)).collect()
+}
+
+fn lines(batch: &RecordBatch) -> Vec<String> {
+    let output = Output { batch: batch.clone(), origin: Vec::new(), rejects: Vec::new(), filtered: 0 };
+    if batch.num_rows() == 0 { Vec::new() } else { rows(&output) }
+}
+
+/// What DataFusion makes of all rows at once, where windows are a query in its own words.
+fn in_batch(sql: &str, batch: &RecordBatch) -> Vec<String> {
+    let context = SessionContext::new();
+    let table = MemTable::try_new(batch.schema(), vec![vec![batch.clone()]]).unwrap();
+    context.register_table("sales", Arc::new(table)).unwrap();
+    let run = async { context.sql(sql).await.unwrap().collect().await.unwrap() };
+    let batches = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(run);
+    let Some(first) = batches.first() else { return Vec::new() };
+    lines(&concat_batches(&first.schema(), &batches).unwrap())
+}
+
+/// The queries, with `W` in place of the input in windows of a minute, `H` in place of that in windows of a minute that slide
+/// by twenty seconds.
+const QUERIES: &[&str] = &[
+    "SELECT window_start, country, count(*) AS n, sum(amount) AS total FROM W GROUP BY window_start, country",
+    "SELECT country, window_end, avg(price) AS mean, min(price) AS least, max(amount) AS most FROM W GROUP BY country, window_end",
+    "SELECT window_start, stddev(amount) IS NULL AS s, median(amount) AS m, count(DISTINCT country) AS c FROM W GROUP BY window_start",
+    "SELECT window_start, approx_distinct(country) AS c, array_agg(amount ORDER BY amount, at) AS a FROM W GROUP BY window_start",
+    "SELECT window_start, count(*) FILTER (WHERE amount > 0) AS n FROM W GROUP BY window_start HAVING sum(amount) > 5",
+    "SELECT window_start, window_end, country, count(amount) AS n FROM H GROUP BY window_start, window_end, country",
+    "SELECT window_start, approx_percentile_cont(0.5) WITHIN GROUP (ORDER BY amount) AS p, bool_or(amount > 3) AS b FROM H WHERE amount IS NOT NULL GROUP BY window_start",
+    "SELECT DISTINCT window_start, country FROM W WHERE amount > 0",
+    "SELECT * FROM (SELECT window_start, country, amount, at, row_number() OVER (PARTITION BY window_start ORDER BY amount DESC NULLS LAST, country, at) AS rank FROM W) WHERE rank <= 2",
+    "SELECT window_start, country, n FROM (SELECT *, rank() OVER (PARTITION BY window_start ORDER BY n DESC) AS r FROM (SELECT window_start, country, count(*) AS n FROM H GROUP BY window_start, country)) WHERE r = 1",
+    "WITH per AS (SELECT window_start, country, sum(amount) AS total FROM W GROUP BY window_start, country) SELECT a.window_start, a.country, b.country AS other FROM per a JOIN per b ON a.window_start = b.window_start AND a.total < b.total",
+    "SELECT a.window_start, a.country, a.amount, b.amount AS other FROM W a LEFT JOIN W b ON a.window_start = b.window_start AND a.country = b.country AND b.amount > a.amount",
+    "SELECT window_start, country, amount FROM W AS o WHERE amount > (SELECT avg(amount) FROM W AS i WHERE i.window_start = o.window_start)",
+    "SELECT window_start, country FROM W AS o WHERE EXISTS (SELECT 1 FROM H AS i WHERE i.window_start = o.window_start AND i.country = o.country AND i.window_end = o.window_end)",
+    "SELECT window_start, count(*) AS n FROM W GROUP BY window_start UNION ALL SELECT window_start, -count(*) FROM H GROUP BY window_start",
+    "SELECT window_start, 2 * sum(amount) + 1 AS odd, CASE WHEN count(*) > 2 THEN 'many' END AS how FROM W GROUP BY window_start",
+    "SELECT window_start, sum(total) AS total, count(*) AS countries FROM (SELECT window_start, country, sum(amount) AS total FROM W GROUP BY window_start, country) GROUP BY window_start",
+    "SELECT window_start, amount, sum(amount) OVER w AS running FROM W WINDOW w AS (PARTITION BY window_start ORDER BY amount, country, at)",
+];
+
+const TUMBLE: &str = "tumble(sales, at, INTERVAL '1 minute')";
+const HOP: &str = "hop(sales, at, INTERVAL '20 seconds', INTERVAL '1 minute')";
+const TUMBLE_IN_BATCH: &str = "(SELECT *, s AS window_start, s + INTERVAL '1 minute' AS window_end FROM (SELECT *, date_bin(INTERVAL '1 minute', at) AS s FROM sales))";
+const HOP_IN_BATCH: &str = "(SELECT *, s AS window_start, s + INTERVAL '1 minute' AS window_end FROM \
+    (SELECT sales.*, date_bin(INTERVAL '20 seconds', at) - back.column1 AS s FROM sales CROSS JOIN \
+    (VALUES (INTERVAL '0 seconds'), (INTERVAL '20 seconds'), (INTERVAL '40 seconds')) AS back))";
+
+fn over(query: &str, tumble: &str, hop: &str) -> String {
+    query
+        .replace("FROM W", &format!("FROM {tumble}"))
+        .replace("JOIN W", &format!("JOIN {tumble}"))
+        .replace("FROM H", &format!("FROM {hop}"))
+}
+
+#[test]
+fn every_query_of_the_property_is_taken() {
+    for query in QUERIES {
+        windowed(&over(query, TUMBLE, HOP));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn windows_yield_what_a_batch_engine_yields_however_rows_come(
+        rows in vec((-200_i16..200, any::<Option<u8>>(), proptest::option::of(-9_i8..9)), 0..80),
+        cuts in vec((1_usize..30, -40_i64..200), 1..12),
+        which in 0..QUERIES.len(),
+    ) {
+        let query = QUERIES[which];
+        let mut operator = windowed(&over(query, TUMBLE, HOP));
+        let (mut found, mut on_time) = (Vec::new(), Vec::new());
+        let (mut rest, mut cuts) = (rows.as_slice(), cuts.iter().cycle());
+        while !rest.is_empty() {
+            let (rows, watermark) = cuts.next().unwrap();
+            let (now, later) = rest.split_at(rest.len().min(*rows));
+            rest = later;
+            let absorbed = operator.absorb(0, &sales(now)).unwrap();
+            prop_assert_eq!(absorbed.rejects.len() as u64 + absorbed.filtered + absorbed.absorbed, now.len() as u64);
+            let late = |row: usize| absorbed.rejects.iter().any(|reject| reject.row == row && reject.class == Class::Late);
+            on_time.extend(now.iter().enumerate().filter(|(row, _)| !late(*row)).map(|(_, sale)| *sale));
+            found.extend(closed(&mut operator, Some(*watermark)));
+        }
+        found.extend(closed(&mut operator, None));
+        prop_assert_eq!(operator.bytes(), 0);
+        let mut expected = in_batch(&over(query, TUMBLE_IN_BATCH, HOP_IN_BATCH), &sales(&on_time));
+        found.sort();
+        expected.sort();
+        prop_assert_eq!(found, expected, "{}", query);
+    }
+}

@@ -1,0 +1,276 @@
+//! What open windows hold, on `.private.state`: with each commit what has come into them, and now and then, a little with each
+//! commit, all of it, so that what is before that is needed no longer.
+//!
+//! A message is a chunk of what a leaf of the query keeps, as an Arrow IPC stream, or a part of one that is too large for a
+//! message. Messages are numbered without gaps, and a checkpoint says from which number to which they are its state.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ::arrow::record_batch::RecordBatch;
+use bytes::{Bytes, BytesMut};
+
+use crate::bus::{self, Bus, Limit, Message, Outgoing, Record, TopicPartition};
+use crate::checkpoint::Windows;
+use crate::codec::arrow;
+use crate::operator::{Chunk, Nanos, Windowed};
+use crate::stage::TaskError;
+use crate::stage::outlet::HEADROOM_BYTES;
+use crate::stage::task::now;
+
+/// The number of a message.
+const NUMBER: &str = "fidelio-state-number";
+/// The leaf that a chunk is of.
+const LEAF: &str = "fidelio-state-leaf";
+/// Of a message that is a part of all that there was, the number of the first of these.
+const SNAPSHOT: &str = "fidelio-state-snapshot";
+/// There on a message whose chunk goes on in the next one.
+const MORE: &str = "fidelio-state-more";
+
+/// Rows of a chunk of all that there is.
+const PIECE_ROWS: usize = 1 << 16;
+/// What is written of all that there is with a commit at least, in bytes.
+const PIECE_BYTES: u64 = 1 << 20;
+/// Bytes of messages that are left as they are, however little of them is still needed.
+const SLACK_BYTES: u64 = 1 << 20;
+/// Bytes of messages that are needed no longer before any of them is deleted.
+const TRIM_BYTES: u64 = 16 << 20;
+/// How much is read at a time.
+const READ: Limit = Limit { rows: 1 << 20, bytes: 16 << 20 };
+/// How long what a commit has left may take to be seen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The messages of a task's state.
+pub(super) struct StateLog {
+    bus: Arc<dyn Bus>,
+    at: TopicPartition,
+    first: u64,
+    next: u64,
+    /// Bytes of the messages that are needed.
+    bytes: u64,
+    /// Bytes of the messages that are needed no longer, and that were not deleted.
+    spare: u64,
+    /// What is being written of all that there was.
+    snapshot: Option<Snapshot>,
+}
+
+struct Snapshot {
+    /// The number of its first message.
+    first: u64,
+    left: VecDeque<Chunk>,
+    /// Bytes that were written since it began.
+    bytes: u64,
+}
+
+/// What a commit takes along.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// For the state's topic.
+    pub records: Vec<Outgoing>,
+    /// The number of the message before which all can be deleted once this is committed, where that is worth it.
+    pub spare_before: Option<u64>,
+}
+
+impl StateLog {
+    pub fn new(bus: Arc<dyn Bus>, at: TopicPartition) -> Self {
+        Self { bus, at, first: 0, next: 0, bytes: 0, spare: 0, snapshot: None }
+    }
+
+    /// Where the state is once what was taken along is committed.
+    pub fn saved(&self, open: &Windowed) -> Windows {
+        let closed = Some(open.closed()).filter(|closed| *closed > Nanos::MIN).map(|closed| closed.to_string());
+        Windows { first: self.first, next: self.next, closed, keeps: open.keeps().to_vec() }
+    }
+
+    /// What a commit takes along of the state.
+    pub fn changes(&mut self, windows: &mut Windowed) -> Result<Changes, TaskError> {
+        let mut changes = Changes::default();
+        let fresh = windows.fresh()?;
+        let mut written = 0;
+        for chunk in fresh {
+            written += self.put(&chunk, None, &mut changes.records)?;
+        }
+        self.bytes += written;
+        if self.snapshot.is_none() && self.bytes > 2 * windows.bytes() as u64 + SLACK_BYTES {
+            let left = windows.chunks().flat_map(pieces).collect();
+            self.snapshot = Some(Snapshot { first: self.next, left, bytes: 0 });
+        } else if let Some(snapshot) = &mut self.snapshot {
+            snapshot.bytes += written;
+        }
+        if let Some(mut snapshot) = self.snapshot.take() {
+            let enough = PIECE_BYTES.max(2 * written);
+            let mut now = 0;
+            while now < enough
+                && let Some(chunk) = snapshot.left.pop_front()
+            {
+                if let Some(chunk) = windows.still_open(chunk)? {
+                    now += self.put(&chunk, Some(snapshot.first), &mut changes.records)?;
+                }
+            }
+            self.bytes += now;
+            snapshot.bytes += now;
+            match snapshot.left.is_empty() {
+                true => {
+                    self.spare += self.bytes - snapshot.bytes;
+                    (self.first, self.bytes) = (snapshot.first, snapshot.bytes);
+                    if self.spare >= TRIM_BYTES {
+                        self.spare = 0;
+                        changes.spare_before = Some(self.first);
+                    }
+                }
+                false => self.snapshot = Some(snapshot),
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Makes messages of a chunk, and gives their bytes.
+    fn put(&mut self, chunk: &Chunk, snapshot: Option<u64>, to: &mut Vec<Outgoing>) -> Result<u64, TaskError> {
+        let mut value = arrow::encode(&chunk.rows)?;
+        let bytes = value.len() as u64;
+        let most = self.bus.max_record_bytes().saturating_sub(HEADROOM_BYTES).max(1);
+        let leaf = chunk.leaf.to_string();
+        loop {
+            let part = value.split_to(value.len().min(most));
+            let number = self.next.to_string();
+            let mut headers =
+                vec![("content-type", arrow::CONTENT_TYPE.to_owned()), (NUMBER, number), (LEAF, leaf.clone())];
+            headers.extend(snapshot.map(|first| (SNAPSHOT, first.to_string())));
+            headers.extend((!value.is_empty()).then(|| (MORE, "true".to_owned())));
+            let headers = headers.into_iter().collect();
+            let record = Record { value: Some(part), headers, rows: 0, arrived: now(), ..Record::default() };
+            to.push(Outgoing { to: self.at.clone(), record });
+            self.next += 1;
+            if value.is_empty() {
+                return Ok(bytes);
+            }
+        }
+    }
+
+    /// Reads what a checkpoint says that there is.
+    pub async fn restore(&mut self, saved: &Windows, windows: &mut Windowed) -> Result<(), TaskError> {
+        (self.first, self.next, self.bytes, self.snapshot) = (saved.first, saved.next, 0, None);
+        let mut chunks = Chunks { snapshot: saved.first, begun: BytesMut::new(), read: Vec::new() };
+        let mut reader =
+            Reader { bus: self.bus.as_ref(), at: &self.at, next: None, patience: Instant::now() + PATIENCE };
+        for number in saved.first..saved.next {
+            let message = reader.message(number, saved).await?;
+            self.bytes += message.record.payload().len() as u64;
+            chunks.add(&message).map_err(|what| TaskError::State { partition: self.at.clone(), what })?;
+        }
+        let closed = match &saved.closed {
+            Some(closed) => {
+                closed.parse().map_err(|_| damaged(&self.at, "the checkpoint does not say when windows closed"))?
+            }
+            None => Nanos::MIN,
+        };
+        Ok(windows.restore(closed, chunks.read)?)
+    }
+
+    /// Lets go of the messages before the one of that number.
+    pub async fn trim(&self, first: u64) -> bus::Result<()> {
+        let offset = find(self.bus.as_ref(), &self.at, first).await?;
+        self.bus.trim(&self.at, offset).await
+    }
+}
+
+fn damaged(at: &TopicPartition, what: &str) -> TaskError {
+    TaskError::State { partition: at.clone(), what: what.to_owned() }
+}
+
+fn pieces(chunk: Chunk) -> Vec<Chunk> {
+    let rows = chunk.rows.num_rows();
+    let piece = |start| Chunk { leaf: chunk.leaf, rows: chunk.rows.slice(start, PIECE_ROWS.min(rows - start)) };
+    (0..rows).step_by(PIECE_ROWS).map(piece).collect()
+}
+
+fn number(message: &Message, name: &str) -> Option<u64> {
+    std::str::from_utf8(message.record.headers.get(name)?).ok()?.parse().ok()
+}
+
+/// The offset from which on messages have that number or a higher one.
+async fn find(bus: &dyn Bus, at: &TopicPartition, first: u64) -> bus::Result<u64> {
+    let extents = bus.extents(&at.topic).await?;
+    let extent = extents.get(at.partition as usize).copied().unwrap_or_default();
+    let (mut low, mut high) = (extent.start, extent.end);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match bus.read(at, middle, Limit::ONE, Duration::ZERO).await?.first() {
+            Some(message) if number(message, NUMBER).is_some_and(|number| number < first) => low = message.offset + 1,
+            _ => high = middle,
+        }
+    }
+    Ok(low)
+}
+
+/// Reads messages in the order of their numbers.
+struct Reader<'a> {
+    bus: &'a dyn Bus,
+    at: &'a TopicPartition,
+    /// Those that were read and not given, and the offset behind them.
+    next: Option<(VecDeque<Message>, u64)>,
+    /// Until when a message is waited for.
+    patience: Instant,
+}
+
+impl Reader<'_> {
+    async fn message(&mut self, wanted: u64, of: &Windows) -> Result<Message, TaskError> {
+        loop {
+            let (messages, offset) = match &mut self.next {
+                Some(next) => next,
+                None => self.next.insert((VecDeque::new(), find(self.bus, self.at, of.first).await?)),
+            };
+            match messages.pop_front() {
+                Some(message) if number(&message, NUMBER) == Some(wanted) => return Ok(message),
+                Some(message) => {
+                    let what = format!("offset {} is not message {wanted} of the state", message.offset);
+                    return Err(damaged(self.at, &what));
+                }
+                None => {}
+            }
+            let read = self.bus.read(self.at, *offset, READ, Duration::from_millis(100)).await?;
+            *offset = read.last().map_or(*offset, |last| last.offset + 1);
+            if read.is_empty() && Instant::now() > self.patience {
+                let what = format!("messages {wanted} to {} of the state are missing", of.next - 1);
+                return Err(damaged(self.at, &what));
+            }
+            messages.extend(read);
+        }
+    }
+}
+
+/// What was read.
+struct Chunks {
+    /// Which of those that hold all there was is the one that counts.
+    snapshot: u64,
+    /// The parts of a chunk that has not come to its end.
+    begun: BytesMut,
+    read: Vec<Chunk>,
+}
+
+impl Chunks {
+    fn add(&mut self, message: &Message) -> Result<(), String> {
+        let of_snapshot = number(message, SNAPSHOT);
+        if of_snapshot.is_some_and(|first| first != self.snapshot) {
+            return Ok(());
+        }
+        let value = message.record.value.clone().unwrap_or_default();
+        let has_more = message.record.headers.get(MORE).is_some();
+        if has_more || !self.begun.is_empty() {
+            self.begun.extend_from_slice(&value);
+        }
+        if has_more {
+            return Ok(());
+        }
+        let whole = if self.begun.is_empty() { value } else { self.begun.split().freeze() };
+        let rows = decoded(whole).map_err(|error| format!("offset {} is damaged: {error}", message.offset))?;
+        let leaf = number(message, LEAF).ok_or_else(|| format!("offset {} is of no leaf", message.offset))?;
+        self.read.push(Chunk { leaf: leaf as usize, rows });
+        Ok(())
+    }
+}
+
+fn decoded(value: Bytes) -> Result<RecordBatch, arrow::Error> {
+    arrow::decode(value)
+}
