@@ -36,6 +36,10 @@ pub(super) fn commands(topology: &Topology, brokers: &str, principal: Option<&st
         for topic in written(stage) {
             add(&["Write"], "topic", topic.as_str(), false);
         }
+        if stage.is_windowed() {
+            // What is needed no longer.
+            add(&["Delete"], "topic", stage.topic(Channel::State).as_str(), false);
+        }
         if let Some(topic) = stage.reads() {
             add(&["Describe", "Read"], "topic", topic.as_str(), false);
             // There is a task for each of its partitions, and others can add some.

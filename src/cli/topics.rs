@@ -69,6 +69,8 @@ struct Entry<'a> {
     format: &'static str,
     /// `None` where that is for others to say.
     cleanup: Option<Cleanup>,
+    /// Whether its owner deletes what it no longer needs.
+    while_needed: bool,
     readers: Vec<&'a str>,
 }
 
@@ -111,8 +113,8 @@ fn entry<'a>(topology: &'a Topology, stage: &'a Stage, channel: Channel) -> Opti
         Some(read) => Partitions::As(read),
         None => Partitions::Count(spec.partitions),
     };
-    let (owner, cleanup) = (Some(owner), Some(spec.cleanup));
-    Some(Entry { topic, owner, writers: Vec::new(), partitions, format, cleanup, readers })
+    let (owner, cleanup, while_needed) = (Some(owner), Some(spec.cleanup), channel == Channel::State);
+    Some(Entry { topic, owner, writers: Vec::new(), partitions, format, cleanup, while_needed, readers })
 }
 
 /// The topics of others that stages read or write, by name.
@@ -128,7 +130,7 @@ fn of_others(topology: &Topology) -> impl Iterator<Item = Entry<'_>> {
     }
     found.into_iter().map(|(topic, (readers, writers))| {
         let partitions = Partitions::Theirs;
-        Entry { topic, owner: None, writers, partitions, format: "json", cleanup: None, readers }
+        Entry { topic, owner: None, writers, partitions, format: "json", cleanup: None, while_needed: false, readers }
     })
 }
 
@@ -151,6 +153,7 @@ impl Entry<'_> {
     fn retention(&self) -> String {
         match self.cleanup {
             None => "-".to_owned(),
+            Some(_) if self.while_needed => "while needed".to_owned(),
             Some(Cleanup::KeepLast) => "last message".to_owned(),
             Some(Cleanup::Delete { age: None, bytes: None }) => "no limit".to_owned(),
             Some(Cleanup::Delete { age, bytes }) => {
@@ -162,6 +165,7 @@ impl Entry<'_> {
 
     fn json(&self) -> Value {
         let retention = self.cleanup.map(|cleanup| match cleanup {
+            _ if self.while_needed => json!({ "keep": "needed" }),
             Cleanup::KeepLast => json!({ "keep": "last" }),
             Cleanup::Delete { age, bytes } => {
                 json!({ "keep": "all", "age_seconds": age.map(|age| age.as_secs_f64()), "bytes": bytes })

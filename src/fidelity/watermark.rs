@@ -16,6 +16,16 @@ pub enum Watermark {
     End,
 }
 
+/// A watermark with the number of times that sources before it had come to their ends and gone on. A task that says that it is at
+/// its end may not have heard yet that there is more; one that has heard it has a higher number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Said {
+    /// The watermark.
+    pub watermark: Watermark,
+    /// The number.
+    pub run: u64,
+}
+
 /// A text that is no watermark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this is no watermark")]
@@ -56,6 +66,22 @@ impl FromStr for Watermark {
     }
 }
 
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.watermark.fmt(f)?;
+        if self.run > 0 { write!(f, " {}", self.run) } else { Ok(()) }
+    }
+}
+
+impl FromStr for Said {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let (watermark, run) = text.split_once(' ').unwrap_or((text, "0"));
+        Ok(Self { watermark: watermark.parse()?, run: run.parse().map_err(|_| Malformed)? })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -68,8 +94,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn one_is_read_as_it_was_written(watermark in any_watermark()) {
-            prop_assert_eq!(watermark.to_string().parse(), Ok(watermark));
+        fn one_is_read_as_it_was_written(watermark in any_watermark(), run: u64) {
+            for said in [Said { watermark, run }, Said { watermark, run: 0 }] {
+                prop_assert_eq!(said.to_string().parse(), Ok(said));
+            }
         }
 
         #[test]
@@ -87,8 +115,8 @@ mod tests {
 
     #[test]
     fn other_texts_are_none() {
-        for text in ["", "End", "1.5", "9223372036854775808"] {
-            assert_eq!(text.parse::<Watermark>(), Err(Malformed), "{text}");
+        for text in ["", "End", "1.5", "9223372036854775808", "end -1", "end 1 2"] {
+            assert_eq!(text.parse::<Said>(), Err(Malformed), "{text}");
         }
     }
 }

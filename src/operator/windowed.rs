@@ -7,14 +7,15 @@
 
 mod leaf;
 mod order;
+mod place;
 mod runs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::BooleanArray;
-use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::array::{BooleanArray, UInt32Array};
+use arrow::compute::{concat_batches, filter_record_batch, take};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
@@ -28,8 +29,11 @@ use super::{Branch, Operator, Output, Step};
 use crate::failure::{Class, Reject, narrow};
 use crate::sql;
 pub(crate) use leaf::LeafExec;
+pub(crate) use place::{Nanos, Place, Spacing};
 use runs::Runs;
-pub(crate) use runs::{End, Nanos};
+
+/// Kept rows of windows that are evaluated together.
+const TOGETHER: usize = 1 << 20;
 
 /// How a query over windows is evaluated.
 #[derive(Debug, Clone)]
@@ -40,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) plan: Arc<dyn ExecutionPlan>,
     /// The columns that it yields.
     pub(crate) columns: SchemaRef,
+    /// The window of a row of these, where a column says it.
+    pub(crate) place: Option<Place>,
     /// What is done to its rows one by one.
     pub(crate) above: Vec<Step>,
     /// Whether what the plan yields depends on the order of its rows, where it does not say which that is.
@@ -57,32 +63,12 @@ pub(crate) struct Leaf {
     pub(crate) branches: Vec<Branch>,
     /// Their columns.
     pub(crate) rows: SchemaRef,
-    /// When the window of a row ends.
-    pub(crate) end: End,
+    /// The windows of a row.
+    pub(crate) place: Place,
     /// When windows start.
     pub(crate) spacing: Spacing,
     /// What they are added up by, where they are.
     pub(crate) partial: Option<Partial>,
-}
-
-/// Windows of one size that start at equal distances, in nanoseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Spacing {
-    /// How far from each other they start.
-    pub(crate) slide: i64,
-    /// How long they are.
-    pub(crate) size: i64,
-    /// When one of them starts, from 1970.
-    pub(crate) offset: i64,
-}
-
-impl Spacing {
-    /// When the first of them starts that ends after that time.
-    fn first_open(self, at: Nanos) -> Nanos {
-        let [slide, size, offset] = [self.slide, self.size, self.offset].map(Nanos::from);
-        let after = at - size - offset;
-        offset + (after.div_euclid(slide.max(1)) + 1) * slide
-    }
 }
 
 /// A first step of an aggregate, which can be taken for some rows at a time.
@@ -90,8 +76,10 @@ impl Spacing {
 pub(crate) struct Partial {
     /// The aggregate of rows, over a leaf.
     pub(crate) aggregate: Arc<AggregateExec>,
-    /// When the window of a partial aggregate ends.
-    pub(crate) end: End,
+    /// The windows of a partial aggregate.
+    pub(crate) place: Place,
+    /// Its columns with the starts, and with the ends, of windows.
+    pub(crate) bounds: Vec<(usize, bool)>,
 }
 
 impl Plan {
@@ -131,8 +119,8 @@ impl Leaf {
 
     fn runs(&self) -> Runs {
         match &self.partial {
-            Some(partial) => Runs::new(&self.state(), partial.end, Some(Arc::clone(&partial.aggregate))),
-            None => Runs::new(&self.rows, self.end, None),
+            Some(partial) => Runs::of_partial(partial),
+            None => Runs::of_rows(&self.rows, &self.place),
         }
     }
 
@@ -168,11 +156,9 @@ pub(crate) struct Absorbed {
     pub(crate) absorbed: u64,
 }
 
-/// What the windows that end at the same time yield.
+/// What windows yield.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Closed {
-    /// When they end.
-    pub(crate) end: Nanos,
     /// Their results.
     pub(crate) results: RecordBatch,
     /// What could not become a result.
@@ -247,8 +233,8 @@ impl Windowed {
         let rows = self.inlets.iter().map(|inlet| inlet.evaluate(input, batch)).collect::<Result<Vec<_>, _>>()?;
         let mut late = BTreeSet::new();
         for (leaf, rows) in self.plan.leaves.iter().zip(&rows) {
-            let ends = leaf.end.ends(&rows.batch)?;
-            let behind = ends.values().iter().enumerate().filter(|(_, end)| leaf.end.nanos(**end) <= self.closed);
+            let (times, until) = (leaf.place.times(&rows.batch)?, leaf.place.late_until(self.closed));
+            let behind = times.values().iter().enumerate().filter(|(_, time)| **time <= until);
             late.extend(behind.map(|(row, _)| origin(rows, row)));
         }
         let left_out = left_out_by_all(&rows).len() as u64;
@@ -265,7 +251,7 @@ impl Windowed {
         let mut windows: BTreeMap<Nanos, Vec<Vec<RecordBatch>>> = BTreeMap::new();
         let leaves = self.open.len();
         for (number, runs) in self.open.iter_mut().enumerate() {
-            for (end, batches) in runs.take(until)? {
+            for (end, batches) in runs.take(self.closed, until)? {
                 let of_leaves = windows.entry(end).or_insert_with(|| vec![Vec::new(); leaves]);
                 if let Some(of_leaf) = of_leaves.get_mut(number) {
                     *of_leaf = batches;
@@ -273,41 +259,71 @@ impl Windowed {
             }
         }
         self.closed = self.closed.max(until.or(windows.keys().next_back().copied()).unwrap_or(Nanos::MIN));
-        let mut closed = Vec::with_capacity(windows.len());
-        for (end, rows) in windows {
-            closed.push(self.results(end, rows)?);
+        let mut closed = Vec::new();
+        let mut together = Vec::new();
+        let mut rows = 0;
+        for window in windows.into_values() {
+            rows += window.iter().flatten().map(RecordBatch::num_rows).sum::<usize>();
+            together.push(window);
+            // The rows of different windows have nothing to do with each other, unless the query has an end for each.
+            if rows >= TOGETHER || self.plan.is_ordered || self.plan.place.is_none() {
+                self.results(std::mem::take(&mut together), &mut closed)?;
+                rows = 0;
+            }
         }
+        self.results(together, &mut closed)?;
         Ok(closed)
     }
 
-    /// The results of windows that end at the same time.
-    fn results(&mut self, end: Nanos, rows: Vec<Vec<RecordBatch>>) -> Result<Closed> {
-        let yielded = guarded(|| Ok(self.evaluate(&rows)?));
-        let failed = |Failure { class, message }| {
-            let kept = |(leaf, batches): (&Leaf, &Vec<RecordBatch>)| concat_batches(&leaf.state(), batches).ok();
-            let of_leaves = self.plan.leaves.iter().zip(&rows).filter(|(_, batches)| !batches.is_empty());
-            let rows = of_leaves
-                .map(kept)
-                .next()
-                .flatten()
-                .unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(&self.plan.columns)));
-            Failed { rows, class, message }
-        };
-        let yielded = match yielded {
-            Ok(yielded) => yielded,
-            Err(failure) => {
-                let results = RecordBatch::new_empty(Arc::clone(&self.plan.schema));
-                return Ok(Closed { end, results, failed: vec![failed(failure)] });
+    /// The results of windows, in their order.
+    fn results(&mut self, windows: Vec<Vec<Vec<RecordBatch>>>, closed: &mut Vec<Closed>) -> Result<()> {
+        let Some(first) = windows.first() else { return Ok(()) };
+        let mut rows = vec![Vec::new(); first.len()];
+        for window in &windows {
+            for (rows, of_window) in rows.iter_mut().zip(window) {
+                rows.extend_from_slice(of_window);
             }
-        };
-        let Output { batch, rejects, .. } = self.above.process(0, &yielded);
+        }
+        match guarded(|| Ok(self.evaluate(&rows)?)) {
+            Ok(yielded) => closed.push(self.above(&yielded)?),
+            // Only a window that fails by itself fails.
+            Err(_) if windows.len() > 1 => {
+                for window in windows {
+                    self.results(vec![window], closed)?;
+                }
+            }
+            Err(failure) => closed.push(self.nothing(&rows, failure)),
+        }
+        Ok(())
+    }
+
+    /// What becomes of rows that windows yield, in the order of the windows.
+    fn above(&mut self, yielded: &RecordBatch) -> Result<Closed> {
+        let Output { batch, origin, rejects, .. } = self.above.process(0, yielded);
         let failed = rejects.into_iter().map(|Reject { row, class, message }| Failed {
             rows: yielded.slice(row, 1),
             class,
             message,
         });
-        let results = if self.plan.is_ordered { batch } else { order::by_columns(batch, usize::MAX)? };
-        Ok(Closed { end, results, failed: failed.collect() })
+        let failed = failed.collect();
+        let results = match &self.plan.place {
+            _ if self.plan.is_ordered => batch,
+            None => order::by_columns(batch, usize::MAX)?,
+            Some(place) => {
+                let ends = take(&place.times(yielded)?, &UInt32Array::from(origin), None)?;
+                order::by(&[ends], batch, usize::MAX)?
+            }
+        };
+        Ok(Closed { results, failed })
+    }
+
+    /// What comes of windows that yield nothing.
+    fn nothing(&self, rows: &[Vec<RecordBatch>], Failure { class, message }: Failure) -> Closed {
+        let of_leaves = self.plan.leaves.iter().zip(rows).filter(|(_, batches)| !batches.is_empty());
+        let kept = of_leaves.map(|(leaf, batches)| concat_batches(&leaf.state(), batches)).find_map(Result::ok);
+        let rows = kept.unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(&self.plan.columns)));
+        let results = RecordBatch::new_empty(Arc::clone(&self.plan.schema));
+        Closed { results, failed: vec![Failed { rows, class, message }] }
     }
 
     fn evaluate(&self, rows: &[Vec<RecordBatch>]) -> Result<RecordBatch> {
@@ -370,12 +386,9 @@ impl Windowed {
         self.closed = closed;
         for Chunk { leaf, rows } in chunks {
             if let Some(runs) = self.open.get_mut(leaf) {
-                let rows = runs.push(rows)?;
-                drop(rows);
+                let open = runs.open(rows, closed)?;
+                runs.push(open)?;
             }
-        }
-        for runs in &mut self.open {
-            runs.take(Some(closed))?;
         }
         Ok(())
     }

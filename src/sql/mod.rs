@@ -14,6 +14,7 @@ mod depth;
 mod fault;
 mod parse;
 mod refusal;
+mod spread;
 mod types;
 mod windowed;
 mod windows;
@@ -32,6 +33,7 @@ use datafusion::sql::sqlparser::ast::Statement;
 use crate::operator::{Branch, Operator, Plan, Transform, Windowed};
 use catalog::Catalog;
 pub(crate) use fault::{caught, clean};
+pub use spread::Spread;
 pub(crate) use types::name as type_name;
 
 /// What is wrong with an SQL text.
@@ -63,8 +65,8 @@ pub struct Query {
 enum Work {
     /// Row by row.
     Rows(Arc<[Branch]>),
-    /// Window by window.
-    Windows(Arc<Plan>),
+    /// Window by window; the plan as DataFusion has it says what is put together.
+    Windows(Arc<Plan>, Arc<LogicalPlan>),
 }
 
 /// What answers a query.
@@ -125,7 +127,8 @@ impl Engine {
         let catalog = Catalog::new(&self.state, inputs);
         let in_windows = windows::are_in(&query);
         let mut faults = refusal::of_syntax(&query, sql, &self.state, in_windows);
-        faults.extend(windows::replace(&mut query, sql, &catalog, inputs));
+        let windows::Replaced { faults: more, wide } = windows::replace(&mut query, sql, &catalog, inputs);
+        faults.extend(more);
         let planner = SqlToRel::new_with_options(&catalog, types::parser_options());
         let planned = planner.sql_statement_to_plan(Statement::Query(query));
         match &planned {
@@ -137,7 +140,7 @@ impl Engine {
         match planned {
             Ok(plan) if faults.is_empty() => {
                 // Constants are evaluated here. The plan is not touched, so a function that panics leaves nothing behind.
-                let finished = caught(|| self.finish(&plan, inputs));
+                let finished = caught(|| self.finish(&plan, sql, inputs, wide));
                 let panicked = |message| Err(vec![Fault { message, span: None, help: None }]);
                 finished.unwrap_or_else(panicked)
             }
@@ -154,19 +157,31 @@ impl Engine {
         faults.unwrap_or_else(|fault| vec![fault])
     }
 
-    fn finish(&self, plan: &LogicalPlan, inputs: &[(&str, SchemaRef)]) -> Result<Query, Vec<Fault>> {
+    /// Makes a query of a plan. `wide` is what is wrong where a row is kept for each of its windows, of which it has too many.
+    fn finish(
+        &self,
+        plan: &LogicalPlan,
+        sql: &str,
+        inputs: &[(&str, SchemaRef)],
+        wide: Vec<Fault>,
+    ) -> Result<Query, Vec<Fault>> {
         let one = |fault| vec![fault];
         let schema = output_schema(plan).map_err(one)?;
         let optimized = self.state.optimize(plan).map_err(|error| vec![fault::of_whole(&error)])?;
-        let work = if windowed::is_by_row(&optimized) {
-            Work::Rows(branches::of_plan(&optimized, &schema, &self.state, inputs).map_err(one)?.into())
+        let (work, most) = if windowed::is_by_row(&optimized) {
+            let branches = branches::of_plan(&optimized, &schema, &self.state, inputs).map_err(one)?;
+            (Work::Rows(branches.into()), windows::most_of_a_row(&optimized))
         } else {
-            let faults = windowed::faults(&optimized);
+            let faults = windowed::faults(&optimized, sql);
             if !faults.is_empty() {
-                return Err(faults);
+                return Err(fault::in_order(faults));
             }
-            Work::Windows(Arc::new(windowed::of_plan(&optimized, &schema, &self.state, inputs).map_err(one)?))
+            let (plan, most) = windowed::of_plan(&optimized, &schema, &self.state, inputs).map_err(one)?;
+            (Work::Windows(Arc::new(plan), Arc::new(optimized)), most)
         };
+        if most > windows::MOST {
+            return Err(wide);
+        }
         Ok(Query { schema, work })
     }
 }
@@ -183,14 +198,23 @@ impl Query {
             Work::Rows(branches) => {
                 Work::Rows(branches.iter().map(|branch| branch.followed_by(step.clone())).collect())
             }
-            Work::Windows(plan) => Work::Windows(Arc::new(plan.followed_by(step, contract))),
+            Work::Windows(plan, says) => Work::Windows(Arc::new(plan.followed_by(step, contract)), Arc::clone(says)),
         };
         Ok(Query { schema: Arc::clone(contract), work })
     }
 
     /// Whether its rows are those of windows that have closed, and not each of a row that came in.
     pub fn is_windowed(&self) -> bool {
-        matches!(self.work, Work::Windows(_))
+        matches!(self.work, Work::Windows(..))
+    }
+
+    /// What is wrong with the query where its inputs are spread over partitions like this: it cannot put rows together that are
+    /// in different ones.
+    pub fn spread_faults(&self, inputs: &[Spread<'_>]) -> Vec<Fault> {
+        match &self.work {
+            Work::Rows(_) => Vec::new(),
+            Work::Windows(_, plan) => fault::in_order(spread::faults(plan, inputs)),
+        }
     }
 
     /// What answers the query batch by batch; `None` where it is answered window by window.
@@ -207,7 +231,7 @@ impl Query {
             Work::Rows(branches) => {
                 Answer::Rows(Box::new(Transform::new(Arc::clone(branches), Arc::clone(&self.schema))))
             }
-            Work::Windows(plan) => Answer::Windows(Box::new(Windowed::new(Arc::clone(plan)))),
+            Work::Windows(plan, _) => Answer::Windows(Box::new(Windowed::new(Arc::clone(plan)))),
         }
     }
 }

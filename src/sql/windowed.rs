@@ -2,6 +2,9 @@
 //! each window by itself. That the latter yields what the query says is checked here: whatever puts rows together has to keep
 //! the rows of different windows apart.
 
+mod panes;
+
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -25,12 +28,13 @@ use datafusion::physical_optimizer::update_aggr_exprs::OptimizeAggregateOrder;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
+use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::branches::{self, Planner};
 use super::windows::{self, Bound};
-use super::{Fault, fault};
+use super::{Fault, fault, parse};
 use crate::failure::Class;
-use crate::operator::{Branch, Conform, End, Leaf, LeafExec, Partial, Plan, Spacing, Step};
+use crate::operator::{Branch, Conform, Leaf, LeafExec, Partial, Place, Plan, Step};
 
 /// What is done to the plan of a window before it is evaluated. Nothing that would put the two steps of an aggregate together,
 /// or lean on how many rows there are.
@@ -61,85 +65,122 @@ pub(super) fn is_by_row(plan: &LogicalPlan) -> bool {
                 | LogicalPlan::Values(_)
         )
     };
-    !plan.exists(|node| Ok(!of_rows(node))).unwrap_or(true)
+    let has_query = |expr: &Expr| expr.exists(|expr| Ok(is_query(expr))).unwrap_or(true);
+    !plan.exists(|node| Ok(!of_rows(node) || node.expressions().iter().any(has_query))).unwrap_or(true)
 }
 
-/// What is wrong with a plan whose rows have to stay in their windows.
-pub(super) fn faults(plan: &LogicalPlan) -> Vec<Fault> {
-    let mut faults = Vec::new();
-    look(plan, true, &mut faults);
-    faults
-}
-
-/// Looks through a plan; `last` says whether nothing but the selection of columns and rows comes behind it.
-fn look(plan: &LogicalPlan, last: bool, faults: &mut Vec<Fault>) {
-    if is_by_row(plan) {
-        if bounds(plan.schema()).next().is_none() {
-            faults.push(wrong(
-                "a part of the query reads rows of which it is not known what window they are in",
-                "read all inputs through tumble or hop, and pass window_start on",
-            ));
-        }
-        return;
+/// What is wrong with the plan of a query whose rows have to stay in their windows.
+pub(super) fn faults(plan: &LogicalPlan, sql: &str) -> Vec<Fault> {
+    let mut look = Look { tokens: parse::tokens(sql), faults: Vec::new(), reads_without: false };
+    look.through(plan, true);
+    // Where a window is not asked for, it is not read either.
+    if look.reads_without && look.faults.is_empty() {
+        look.wrong(
+            &[],
+            "a part of the query reads rows of which it is not known what window they are in",
+            "read all inputs through tumble or hop, and pass window_start on",
+        );
     }
-    let wrong_here = match plan {
-        LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) | LogicalPlan::Unnest(_) => None,
-        LogicalPlan::Union(_) => None,
-        LogicalPlan::Aggregate(aggregate) => (!groups_by_window(aggregate)).then(|| {
-            wrong(
+    look.faults
+}
+
+struct Look {
+    tokens: Vec<(Token, Range<usize>)>,
+    faults: Vec<Fault>,
+    /// Whether rows are read whose window is not known.
+    reads_without: bool,
+}
+
+impl Look {
+    /// Looks through a plan; `last` says whether nothing but the selection of columns and rows comes behind it.
+    fn through(&mut self, plan: &LogicalPlan, last: bool) {
+        if is_by_row(plan) {
+            self.reads_without |= bounds(plan.schema()).next().is_none();
+            return;
+        }
+        match plan {
+            LogicalPlan::Projection(_)
+            | LogicalPlan::Filter(_)
+            | LogicalPlan::SubqueryAlias(_)
+            | LogicalPlan::Unnest(_)
+            | LogicalPlan::Union(_) => {}
+            LogicalPlan::Aggregate(aggregate) if groups_by_window(aggregate) => {}
+            LogicalPlan::Aggregate(_) => self.wrong(
+                &["GROUP", "DISTINCT"],
                 "an aggregate over all windows would never be complete",
                 "group by window_start, so that there is one for each window: GROUP BY window_start, …",
-            )
-        }),
-        LogicalPlan::Window(window) => (!partitions_by_window(window)).then(|| {
-            wrong(
+            ),
+            LogicalPlan::Window(window) if partitions_by_window(window) => {}
+            LogicalPlan::Window(_) => self.wrong(
+                &["OVER"],
                 "a window function over all windows would never be complete",
                 "write window_start where it divides the rows: OVER (PARTITION BY window_start …)",
-            )
-        }),
-        LogicalPlan::Join(join) => (!joins_by_window(join)).then(|| {
-            wrong(
+            ),
+            LogicalPlan::Join(join) if joins_by_window(join) => {}
+            LogicalPlan::Join(_) => self.wrong(
+                &["JOIN", "EXCEPT", "INTERSECT", "EXISTS"],
                 "a join of rows of different windows would have to keep them for ever",
-                "join windows of the same kind and size: ON a.window_start = b.window_start AND …",
-            )
-        }),
-        LogicalPlan::Sort(_) | LogicalPlan::Limit(_) => (!last).then(|| {
-            wrong(
+                "join windows of one size, by window: ON a.window_start = b.window_start AND …",
+            ),
+            LogicalPlan::Sort(_) | LogicalPlan::Limit(_) if last => {}
+            LogicalPlan::Sort(_) | LogicalPlan::Limit(_) => self.wrong(
+                &["LIMIT", "ORDER"],
                 "ORDER BY and LIMIT within a query would be over all windows",
                 "write them at its end, where they are for each window, or row_number() OVER (PARTITION BY window_start …)",
-            )
-        }),
-        other => Some(wrong(&format!("this cannot be evaluated window by window: {}", other.display()), "")),
-    };
-    faults.extend(wrong_here);
-    let stays_last = last
-        && !matches!(
+            ),
+            other => {
+                self.wrong(&[], &format!("this cannot be evaluated window by window: {}", other.display()), "");
+            }
+        }
+        for expr in plan.expressions() {
+            let _ = expr.apply(|expr| {
+                self.expression(expr);
+                Ok(TreeNodeRecursion::Continue)
+            });
+        }
+        let stays_last = !matches!(
             plan,
             LogicalPlan::Aggregate(_) | LogicalPlan::Window(_) | LogicalPlan::Join(_) | LogicalPlan::Union(_)
         );
-    for expr in plan.expressions() {
-        let _ = expr.apply(|expr| {
-            faults.extend(refused(expr));
-            Ok(TreeNodeRecursion::Continue)
-        });
+        for input in plan.inputs() {
+            self.through(input, last && stays_last);
+        }
     }
-    for input in plan.inputs() {
-        look(input, stays_last, faults);
+
+    fn expression(&mut self, expr: &Expr) {
+        match expr {
+            Expr::ScalarFunction(call) if windows::are_begun_by(&call.func) => self.wrong(
+                &[],
+                "these windows are over rows that come of windows, and so only once those close",
+                "give the query in it a stage of its own, and put the results of that stage into windows",
+            ),
+            expr if is_query(expr) => self.wrong(
+                &[],
+                "a subquery in an expression sees all windows",
+                "compare window_start in its WHERE with that of the row: WHERE inner.window_start = outer.window_start",
+            ),
+            _ => {}
+        }
+    }
+
+    /// Says what is wrong, at the only one of these words that is in the text.
+    fn wrong(&mut self, keywords: &[&str], message: &str, help: &str) {
+        let is_keyword = |token: &Token| match token {
+            Token::Word(word) => {
+                word.quote_style.is_none() && keywords.iter().any(|keyword| word.value.eq_ignore_ascii_case(keyword))
+            }
+            _ => false,
+        };
+        let mut places = self.tokens.iter().filter(|(token, _)| is_keyword(token)).map(|(_, place)| place);
+        let span = places.next().filter(|_| places.next().is_none()).cloned();
+        let help = (!help.is_empty()).then(|| help.to_owned());
+        self.faults.push(Fault { message: message.to_owned(), span, help });
     }
 }
 
-fn refused(expr: &Expr) -> Option<Fault> {
-    match expr {
-        Expr::ScalarFunction(call) if windows::are_begun_by(&call.func) => Some(wrong(
-            "these windows are over rows that come of windows, and so only once those close",
-            "give the query in it a stage of its own, and put the results of that stage into windows",
-        )),
-        Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_) => Some(wrong(
-            "a subquery in an expression sees all windows",
-            "compare window_start in its WHERE with that of the row: WHERE inner.window_start = outer.window_start",
-        )),
-        _ => None,
-    }
+/// Whether it is a query within an expression.
+fn is_query(expr: &Expr) -> bool {
+    matches!(expr, Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_))
 }
 
 fn bounds(schema: &DFSchema) -> impl Iterator<Item = (usize, Bound)> {
@@ -173,21 +214,17 @@ fn joins_by_window(join: &Join) -> bool {
         let bounds = (bound(left, join.left.schema()), bound(right, join.right.schema()));
         // Windows that start together end together where they are of one size.
         matches!(bounds, (Some(left), Some(right))
-            if left.is_end == right.is_end && (left.is_end || left.size == right.size))
+            if left.is_end == right.is_end && (left.is_end || left.spacing.size == right.spacing.size))
     })
 }
 
-fn wrong(message: &str, help: &str) -> Fault {
-    Fault { message: message.to_owned(), span: None, help: (!help.is_empty()).then(|| help.to_owned()) }
-}
-
-/// What evaluates a plan that yields rows of the schema.
+/// What evaluates a plan that yields rows of the schema, and for how many windows it keeps a row at most.
 pub(super) fn of_plan(
     plan: &LogicalPlan,
     schema: &SchemaRef,
     state: &SessionState,
     inputs: &[(&str, SchemaRef)],
-) -> Result<Plan, Fault> {
+) -> Result<(Plan, i64), Fault> {
     let planner = Planner { state, inputs };
     let (middle, mut above) = planner.above(plan)?;
     let columns = (0..schema.fields().len()).collect();
@@ -195,8 +232,8 @@ pub(super) fn of_plan(
     let mut leaves = Vec::new();
     let cut = middle.clone().transform_down(|node| match is_by_row(&node) {
         true => {
-            let (scan, branches) = (placeholder(leaves.len(), &node)?, planner.branches(&node));
-            leaves.push((branches, arrow_schema(node.schema()), bounds(node.schema()).collect::<Vec<_>>()));
+            let scan = placeholder(leaves.len(), &node)?;
+            leaves.push(node);
             Ok(Transformed::new(scan, true, TreeNodeRecursion::Jump))
         }
         false => Ok(Transformed::no(node)),
@@ -207,38 +244,90 @@ pub(super) fn of_plan(
         DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(Leaves)]).create_physical_plan(&cut, state),
     )
     .map_err(whole)?;
-    let leaves = leaves.into_iter().map(|(branches, rows, bounds)| leaf(branches?, rows, &bounds));
+    let below: Vec<LogicalPlan> = leaves;
+    let leaves = below.iter().map(|below| leaf(planner.branches(below)?, below.schema()));
     let mut leaves = leaves.collect::<Result<Vec<_>, Fault>>()?;
     let plan = add_up(physical, &mut leaves).map_err(whole)?;
+    let mut most = 0;
+    for (leaf, below) in leaves.iter_mut().zip(below) {
+        let copies = windows::most_of_a_row(&below);
+        if !in_panes(leaf, below, &planner)? {
+            most = most.max(copies);
+        }
+    }
     let is = |test: fn(&LogicalPlan) -> bool| middle.exists(|node| Ok(test(node))).unwrap_or(true);
-    Ok(Plan {
+    let plan = Plan {
         leaves,
         columns: plan.schema(),
+        place: place(&plan.schema(), &bounds(middle.schema()).collect::<Vec<_>>()),
         plan,
         above,
         chooses: is(|node| matches!(node, LogicalPlan::Window(_) | LogicalPlan::Sort(_) | LogicalPlan::Limit(_))),
         is_ordered: matches!(middle, LogicalPlan::Sort(_) | LogicalPlan::Limit(_)),
         schema: Arc::clone(schema),
-    })
+    };
+    Ok((plan, most))
 }
 
-fn leaf(branches: Vec<Branch>, rows: SchemaRef, bounds: &[(usize, Bound)]) -> Result<Leaf, Fault> {
-    let columns = (0..rows.fields().len()).collect();
-    let last = Step::Conform(Conform::new(columns, &rows, Class::Expression));
-    let branches = branches.iter().map(|branch| branch.followed_by(last.clone())).collect();
-    match end(&rows, bounds).zip(bounds.first()) {
-        Some((end, (_, Bound { slide, size, offset, .. }))) => {
-            let spacing = Spacing { slide: *slide, size: *size, offset: *offset };
-            Ok(Leaf { branches, rows, end, spacing, partial: None })
+fn leaf(branches: Vec<Branch>, schema: &DFSchema) -> Result<Leaf, Fault> {
+    let (rows, bounds) = (arrow_schema(schema), bounds(schema).collect::<Vec<_>>());
+    let branches = conforming(&branches, &rows);
+    match place(&rows, &bounds).zip(bounds.first()) {
+        Some((place, (_, bound))) => {
+            let spacing = bound.spacing;
+            Ok(Leaf { branches, rows, place, spacing, partial: None })
         }
-        None => Err(wrong("a part of the query reads rows that are in no window", "")),
+        None => {
+            let message = "a part of the query reads rows that are in no window".into();
+            Err(Fault { message, span: None, help: None })
+        }
     }
 }
 
-/// When the window of a row with these columns ends.
-fn end(schema: &Schema, bounds: &[(usize, Bound)]) -> Option<End> {
+fn conforming(branches: &[Branch], rows: &SchemaRef) -> Vec<Branch> {
+    let columns = (0..rows.fields().len()).collect();
+    let last = Step::Conform(Conform::new(columns, rows, Class::Expression));
+    branches.iter().map(|branch| branch.followed_by(last.clone())).collect()
+}
+
+/// The window of a row with these columns.
+fn place(schema: &Schema, bounds: &[(usize, Bound)]) -> Option<Place> {
     let (column, bound) = bounds.iter().find(|(_, bound)| bound.is_end).or(bounds.first())?;
-    End::of(*column, schema.fields().get(*column)?.data_type(), bound.to_end())
+    Place::window(*column, schema.fields().get(*column)?.data_type(), bound.to_end())
+}
+
+/// Lets rows be added up by panes, of which windows that slide have many in common, where nothing else is done with the windows
+/// than that rows are grouped by them. Gives whether that is so.
+fn in_panes(leaf: &mut Leaf, below: LogicalPlan, planner: &Planner<'_>) -> Result<bool, Fault> {
+    let Some(partial) = leaf.partial.as_mut().filter(|_| leaf.spacing.slide < leaf.spacing.size) else {
+        return Ok(false);
+    };
+    let of_windows: Vec<usize> = bounds(below.schema()).map(|(column, _)| column).collect();
+    if !panes::only_groups(&partial.aggregate, &of_windows) {
+        return Ok(false);
+    }
+    let whole = |error| fault::of_whole(&error);
+    let Some(below) = panes::instead_of_windows(below, leaf.spacing).map_err(whole)? else { return Ok(false) };
+    let schema = partial.aggregate.schema();
+    let bounds = bounds_of(&schema, partial.aggregate.group_expr().expr().len());
+    let Some((column, bound)) = bounds.first() else { return Ok(false) };
+    let from_start = |bound: &Bound| if bound.is_end { bound.spacing.size } else { 0 };
+    let pane = |column: usize, schema: &Schema, bound: &Bound| {
+        Place::pane(column, schema.fields().get(column)?.data_type(), from_start(bound), leaf.spacing)
+    };
+    let of_rows = bounds_of(&leaf.rows, leaf.rows.fields().len());
+    let of_rows = of_rows.first().and_then(|(column, bound)| pane(*column, &leaf.rows, bound));
+    let (Some(of_rows), Some(of_partial)) = (of_rows, pane(*column, &schema, bound)) else { return Ok(false) };
+    leaf.branches = conforming(&planner.branches(&below)?, &leaf.rows);
+    leaf.place = of_rows;
+    partial.place = of_partial;
+    Ok(true)
+}
+
+/// The columns among the first so many that have bounds of windows.
+fn bounds_of(schema: &Schema, columns: usize) -> Vec<(usize, Bound)> {
+    let columns = schema.fields().iter().take(columns).enumerate();
+    columns.filter_map(|(index, field)| Some((index, Bound::of(field)?))).collect()
 }
 
 /// A scan in place of what is evaluated row by row, of the same columns.
@@ -287,13 +376,11 @@ fn add_up(plan: Arc<dyn ExecutionPlan>, leaves: &mut [Leaf]) -> datafusion::comm
         };
         let Some(under) = partial.input().downcast_ref::<LeafExec>() else { return Ok(Transformed::no(node)) };
         let (number, schema) = (under.number, partial.schema());
-        let groups = partial.group_expr().expr().len();
-        let columns = schema.fields().iter().take(groups).enumerate();
-        let bounds: Vec<_> = columns.filter_map(|(index, field)| Some((index, Bound::of(field)?))).collect();
-        match (leaves.get_mut(number), end(&schema, &bounds)) {
-            (Some(leaf), Some(end)) => {
-                let aggregate = Arc::new(partial.clone());
-                leaf.partial = Some(Partial { aggregate, end });
+        let bounds = bounds_of(&schema, partial.group_expr().expr().len());
+        match (leaves.get_mut(number), place(&schema, &bounds)) {
+            (Some(leaf), Some(place)) => {
+                let bounds = bounds.iter().map(|(column, bound)| (*column, bound.is_end)).collect();
+                leaf.partial = Some(Partial { aggregate: Arc::new(partial.clone()), place, bounds });
                 let state = Arc::new(LeafExec::new(number, &schema, Vec::new()));
                 Ok(Transformed::new(state as _, true, TreeNodeRecursion::Jump))
             }

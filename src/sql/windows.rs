@@ -11,8 +11,9 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, IntervalMonthDayNano, SchemaRef};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, ScalarValue};
-use datafusion::logical_expr::{Expr, ScalarUDF};
+use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF};
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::{
     self, FunctionArg, FunctionArgExpr, Ident, ObjectName, Query, Spanned, TableAlias, TableFactor, TableFunctionArgs,
@@ -27,8 +28,8 @@ pub(super) use bounds::{Bound, forgotten};
 
 const DAY: i64 = 86_400_000_000_000;
 
-/// The most windows that a row can be in: each is a row more.
-const MOST: i64 = 100;
+/// The most windows that a row can be in where it is a row for each of them.
+pub(super) const MOST: i64 = 100;
 
 /// The columns that a window adds. Those of the input of these names give way, so that windows can be made of windows.
 const COLUMNS: [&str; 2] = ["window_start", "window_end"];
@@ -92,6 +93,21 @@ pub(super) fn are_begun_by(function: &ScalarUDF) -> bool {
     starts::FUNCTIONS.iter().any(|starts| starts.name() == function.name())
 }
 
+/// Whether it is the function that gives all windows of a time.
+pub(super) fn are_several(function: &ScalarUDF) -> bool {
+    function.name() == starts::SEVERAL
+}
+
+/// The function that gives the only window of a time.
+pub(super) fn of_one() -> Option<&'static Arc<ScalarUDF>> {
+    function(starts::ONE)
+}
+
+/// Whether it is a function that gives a bound of a window.
+pub(super) fn are_bounds(function: &ScalarUDF) -> bool {
+    bounds::FUNCTIONS.iter().any(|bounds| bounds.name() == function.name())
+}
+
 /// Whether it is a call of a function that puts rows into windows.
 pub(super) fn are_made_by(name: &ObjectName) -> bool {
     Windows::named(name).is_some()
@@ -118,15 +134,56 @@ pub(super) fn are_in(query: &Query) -> bool {
     query.visit(&mut Find).is_break()
 }
 
+/// For how many windows a plan makes a row of a row, at most.
+pub(super) fn most_of_a_row(plan: &LogicalPlan) -> i64 {
+    let mut most = 0;
+    let _ = plan.apply(|node| {
+        for expr in node.expressions() {
+            expr.apply(|expr| {
+                if let Expr::ScalarFunction(call) = expr
+                    && are_several(&call.func)
+                    && let [_, slide, size, _] = call.args.as_slice()
+                    && let (Some(slide), Some(size)) = (constant(slide), constant(size))
+                {
+                    most = most.max(of_a_row(slide, size));
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })?;
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    most
+}
+
+fn constant(expr: &Expr) -> Option<i64> {
+    match expr {
+        Expr::Literal(ScalarValue::Int64(nanos), _) => *nanos,
+        _ => None,
+    }
+}
+
+/// How many windows a time can be in. The last of them began less than a slide before it.
+fn of_a_row(slide: i64, size: i64) -> i64 {
+    size.div_euclid(slide) + i64::from(size % slide > 0)
+}
+
+/// What came of the calls in a query.
+pub(super) struct Replaced {
+    /// What is wrong with them.
+    pub(super) faults: Vec<Fault>,
+    /// What is wrong with those that put a time into too many windows, if its row is kept for each of them.
+    pub(super) wide: Vec<Fault>,
+}
+
 /// Puts in place of each call the query that it stands for.
-pub(super) fn replace(query: &mut Query, sql: &str, catalog: &Catalog<'_>, inputs: &[(&str, SchemaRef)]) -> Vec<Fault> {
+pub(super) fn replace(query: &mut Query, sql: &str, catalog: &Catalog<'_>, inputs: &[(&str, SchemaRef)]) -> Replaced {
     // A named query hides the input of its name.
     let named =
         |name: &str| query.with.iter().flat_map(|with| &with.cte_tables).any(|it| parse::name(&it.alias.name) == name);
     let inputs: Vec<_> = inputs.iter().filter(|(name, _)| !named(name)).cloned().collect();
-    let mut replace = Replace { sql, catalog, inputs: &inputs, faults: Vec::new() };
+    let mut replace = Replace { sql, catalog, inputs: &inputs, faults: Vec::new(), wide: Vec::new() };
     let _ = VisitMut::visit(query, &mut replace);
-    replace.faults
+    Replaced { faults: replace.faults, wide: replace.wide }
 }
 
 struct Replace<'a> {
@@ -134,6 +191,7 @@ struct Replace<'a> {
     catalog: &'a Catalog<'a>,
     inputs: &'a [(&'a str, SchemaRef)],
     faults: Vec<Fault>,
+    wide: Vec<Fault>,
 }
 
 impl VisitorMut for Replace<'_> {
@@ -154,7 +212,7 @@ impl VisitorMut for Replace<'_> {
 
 impl Replace<'_> {
     fn query(
-        &self,
+        &mut self,
         windows: Windows,
         name: &ObjectName,
         args: &TableFunctionArgs,
@@ -226,7 +284,7 @@ impl Replace<'_> {
         self.inputs.iter().find(|(input, _)| *input == name).map(|(_, schema)| schema)
     }
 
-    fn slide(&self, slide: &ast::Expr, size: i64) -> Result<i64, Fault> {
+    fn slide(&mut self, slide: &ast::Expr, size: i64) -> Result<i64, Fault> {
         let nanos = self.positive(slide)?;
         let wrong = |message: String, help: &str| {
             Err(Fault { message, span: self.place(slide.span()), help: Some(help.to_owned()) })
@@ -237,13 +295,17 @@ impl Replace<'_> {
                 "the slide comes before the size",
             );
         }
-        // The last window that a row is in began less than a slide before it.
-        let most = size.div_euclid(nanos) + i64::from(size % nanos > 0);
+        let most = of_a_row(nanos, size);
         if most > MOST {
-            return wrong(
-                format!("each row would be in {most} windows, and so as many rows; {MOST} are the most"),
-                "let the windows slide further",
-            );
+            self.wide.push(Fault {
+                message: format!("each row would be in {most} windows, and so as many rows; {MOST} are the most"),
+                span: self.place(slide.span()),
+                help: Some(
+                    "let the windows slide further, or group by them right away: SELECT window_start, …, count(*) FROM hop(…) \
+                     GROUP BY window_start, …"
+                        .into(),
+                ),
+            });
         }
         Ok(nanos)
     }

@@ -17,7 +17,7 @@ use crate::codec::{Decoded, Decoder, RawRows, arrow, csv, json};
 use crate::config;
 use crate::connector::{self, Block, Source};
 use crate::failure::{Class, DeadLetter, Reject, narrow};
-use crate::fidelity::Watermark;
+use crate::fidelity::{Said, Watermark};
 use crate::stage::TaskError;
 use crate::stage::origins::{Origins, Rows, SourceRows, dead_message, relative_name};
 use crate::stage::others::OthersInlet;
@@ -176,7 +176,7 @@ impl Inlet {
             (Inlet::Topics(inlet), Polled::Messages(messages)) => inlet.decode(messages),
             (Inlet::Others(inlet), Polled::Messages(messages)) => inlet.decode(messages),
             (inlet, Polled::Said(watermark)) => {
-                let rows = vec![Rows::none(0, inlet.schema(), (0, watermark))];
+                let rows = vec![Rows::none(0, inlet.schema(), (0, Said { watermark, run: 0 }))];
                 Ok(Arrived { rows, since: now(), ..Arrived::default() })
             }
             _ => Ok(Arrived::default()),
@@ -384,7 +384,7 @@ impl TopicInlet {
 }
 
 /// What a message says of those that its task publishes behind it.
-fn said(record: &Record) -> Option<(u32, Watermark)> {
+fn said(record: &Record) -> Option<(u32, Said)> {
     let text = |name| std::str::from_utf8(record.headers.get(name)?).ok();
     let watermark = text(WATERMARK)?.parse().ok()?;
     Some((text(TASK)?.parse().ok()?, watermark))

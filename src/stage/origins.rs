@@ -10,7 +10,7 @@ use crate::bus::{Message, Record};
 use crate::codec::arrow;
 use crate::connector::Block;
 use crate::failure::{DeadLetter, Origin, Reject};
-use crate::fidelity::Watermark;
+use crate::fidelity::Said;
 use crate::stage::task::now;
 use crate::stage::trace::{self, Context, Traces};
 
@@ -24,12 +24,12 @@ pub(super) struct Rows {
     /// Where each of them came from.
     pub origins: Origins,
     /// What the task that published them, of that number, says of those behind them.
-    pub watermark: Option<(u32, Watermark)>,
+    pub watermark: Option<(u32, Said)>,
 }
 
 impl Rows {
     /// No rows of an input, of whose task something is said.
-    pub fn none(input: usize, schema: &SchemaRef, said: (u32, Watermark)) -> Self {
+    pub fn none(input: usize, schema: &SchemaRef, said: (u32, Said)) -> Self {
         let batch = RecordBatch::new_empty(schema.clone());
         Self { input, batch, origins: Origins::Messages(Vec::new()), watermark: Some(said) }
     }

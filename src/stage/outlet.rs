@@ -14,7 +14,7 @@ use crate::codec::{
 };
 use crate::connector::{self, Position, Sink};
 use crate::failure::{Class, DeadLetter, Reject};
-use crate::fidelity::{Counts, Watermark};
+use crate::fidelity::{Counts, Said, Watermark};
 use crate::stage::TaskError;
 use crate::stage::clock::Clock;
 use crate::stage::origins::{Origins, Rows};
@@ -114,8 +114,8 @@ impl Outlet {
         if let To::Sink { encoder, .. } = &mut self.to {
             encoder.encode(&part.results, &mut encoded.text)?;
         }
-        if let (Some(watermark), To::Topic(published)) = (part.watermark, &self.to) {
-            published.say(watermark, self.task, encoded.since, &mut made.results);
+        if let (Some(said), To::Topic(published)) = (part.watermark, &self.to) {
+            published.say(said, self.task, encoded.since, &mut made.results);
         }
         encoded.results.append(&mut made.results.outgoing);
         encoded.events.append(&mut made.events.outgoing);
@@ -243,7 +243,7 @@ pub(crate) fn results_of(
         clock.see(&row);
         parts.push(Processed { watermark: clock.say(None), ..part(row) });
     }
-    parts.push(Processed { watermark: Some(Watermark::End), ..part(batch.slice(0, 0)) });
+    parts.push(Processed { watermark: Some(Said { watermark: Watermark::End, run: 0 }), ..part(batch.slice(0, 0)) });
     Ok(outlet.encode(Vec::new(), 0, parts)?.results)
 }
 

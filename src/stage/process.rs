@@ -14,7 +14,7 @@ use crate::bus::Micros;
 use crate::checkpoint::Checkpoint;
 use crate::codec;
 use crate::failure::{Class, DeadLetter, Reject};
-use crate::fidelity::{Counts, Watermark};
+use crate::fidelity::{Counts, Said, Watermark};
 use crate::operator::{Absorbed, Failed, Nanos, Operator, Output, Windowed};
 use crate::stage::TaskError;
 use crate::stage::clock::Clock;
@@ -78,7 +78,7 @@ pub(super) struct Processed {
     /// How many rows windows have yielded.
     pub emitted: u64,
     /// What is said of the results behind them, where that is news.
-    pub watermark: Option<Watermark>,
+    pub watermark: Option<Said>,
 }
 
 /// Events of one type.

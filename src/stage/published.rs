@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use crate::bus::{Headers, Micros, Outgoing, Packer, Record, Topic, TopicPartition};
 use crate::codec::{self, json};
 use crate::config::{Format, TopicSink};
-use crate::fidelity::Watermark;
+use crate::fidelity::Said;
 use crate::stage::TaskError;
 use crate::stage::keys::{self, Keys};
 use crate::stage::outlet::{HEADROOM_BYTES, source};
@@ -153,8 +153,8 @@ impl Published {
     }
 
     /// Says in all partitions what is to be known of the messages behind these: in the last of each, or in one of its own.
-    pub fn say(&self, watermark: Watermark, task: u32, arrived: Micros, made: &mut Made) {
-        let (task, watermark) = (task.to_string(), watermark.to_string());
+    pub fn say(&self, said: Said, task: u32, arrived: Micros, made: &mut Made) {
+        let (task, watermark) = (task.to_string(), said.to_string());
         for number in 0..self.partitions {
             let to = self.topic.partition(number);
             let last = made.outgoing.iter_mut().rev().find(|outgoing| outgoing.to == to);

@@ -10,7 +10,7 @@ use super::partitions::{self, Counts, Place, TooFew};
 use super::{Stage, Topology, Work, files, others, topics, windows};
 use crate::bus::{Channel, Topic};
 use crate::config::{self, Fault, Hole, Holes, Pipeline, Retention, Spanned, quoted};
-use crate::sql::{Engine, Query};
+use crate::sql::{Engine, Query, Spread};
 
 /// The longest name that a topic can have on the buses there are.
 const MAX_TOPIC_NAME: usize = 249;
@@ -196,7 +196,8 @@ impl<'a> Builder<'a> {
         if let (Some(Work::Sql(query)), config::Work::Sql(sql)) = (&work, &stage.work)
             && query.is_windowed()
         {
-            self.check_windows(index, sql, counts);
+            let (query, sql) = (query.clone(), sql.clone());
+            self.check_windows(index, &sql, &query);
         }
         if let Some(slot) = self.contracts.get_mut(index) {
             slot.clone_from(&contract);
@@ -237,8 +238,21 @@ impl<'a> Builder<'a> {
         })
     }
 
+    /// How the rows are spread that feed a stage.
+    fn spread(&self, index: usize) -> Vec<Spread<'a>> {
+        let feeders = self.feeders.get(index).into_iter().flatten();
+        let spread = feeders.filter_map(|feeder| {
+            let stage = self.pipeline.stages.get(*feeder)?;
+            let contract = self.contracts.get(*feeder)?.as_ref()?;
+            // A key that does not exist was found already.
+            let key = stage.key.iter().filter_map(|name| contract.schema.index_of(&name.value).ok()).collect();
+            Some(Spread { name: &stage.name.value, key, partitions: self.counts.get(*feeder)?.partitions })
+        });
+        spread.collect()
+    }
+
     /// That the windows of a query can close, and that each has all its rows in one task.
-    fn check_windows(&mut self, index: usize, sql: &config::Sql, counts: Counts) {
+    fn check_windows(&mut self, index: usize, sql: &config::Sql, query: &Query) {
         if let Some(source) = windows::timeless(&self.pipeline.stages, &self.feeders, index) {
             let message =
                 format!("its windows would never close: {} does not say when its events happen", quoted(&source.name));
@@ -248,12 +262,8 @@ impl<'a> Builder<'a> {
             );
             self.faults.push(Fault::new(sql.span.clone(), message).help(help));
         }
-        if counts.tasks > 1 {
-            let message =
-                format!("the rows of a window come in {} partitions, each of which is read by itself", counts.tasks);
-            let help = "let them come in one: partitions = 1, with a key, at the stage before";
-            self.faults.push(Fault::new(sql.span.clone(), message).help(help));
-        }
+        let found = query.spread_faults(&self.spread(index));
+        self.faults.extend(found.into_iter().map(|fault| contract::of_sql(sql, &self.pipeline.text, fault)));
     }
 
     /// The key of a stage's results, or of the messages that a sink writes.

@@ -94,7 +94,7 @@ pub(super) fn syntax(engine: &Engine, sql: &Sql, text: &str, faults: &mut Vec<Fa
 }
 
 /// A fault of an SQL text, at its place in the pipeline file.
-fn of_sql(sql: &Sql, text: &str, fault: sql::Fault) -> Fault {
+pub(super) fn of_sql(sql: &Sql, text: &str, fault: sql::Fault) -> Fault {
     if sql.from_env {
         return concealed(sql);
     }

@@ -62,7 +62,7 @@ fn faults_for_programs_are_those_for_people_and_never_hold_a_secret() {
 #[test]
 fn a_sound_pipeline_is_said_to_be() {
     let output = fidelio(&["check", "pipelines/flights/flights.toml"]);
-    assert_eq!(text(&output.stdout), "pipelines/flights/flights.toml: ok, 5 stages\n");
+    assert_eq!(text(&output.stdout), "pipelines/flights/flights.toml: ok, 9 stages\n");
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
     assert_eq!(text(&fidelio(&["check", "--json", "pipelines/flights/flights.toml"]).stdout), "[]\n");
 }
@@ -122,7 +122,7 @@ fn topics_are_listed_with_partitions_owner_format_retention_and_readers() {
     insta::assert_snapshot!("topics", text(&fidelio(&["topics", "pipelines/flights/flights.toml"]).stdout));
     let topics: Vec<Value> =
         serde_json::from_slice(&fidelio(&["topics", "--json", "pipelines/flights/flights.toml"]).stdout).unwrap();
-    assert_eq!(topics.len(), 24);
+    assert_eq!(topics.len(), 44);
     let results = topics.iter().find(|topic| topic["topic"] == "acme.flights.board.results").unwrap();
     assert_eq!(results["readers"], serde_json::json!(["report"]));
     assert_eq!(results["retention"]["age_seconds"], 604_800.0);

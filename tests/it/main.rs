@@ -16,3 +16,4 @@ mod pipeline_tests;
 mod run;
 mod support;
 mod topics;
+mod windows;

@@ -1,6 +1,6 @@
 //! An order of rows that depends on nothing but the rows.
 
-use arrow::array::UInt32Array;
+use arrow::array::{ArrayRef, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
@@ -8,9 +8,15 @@ use arrow::row::{RowConverter, SortField};
 
 /// The rows in the order of their first so many columns, nulls first. Columns of types that have no order do not count.
 pub(super) fn by_columns(batch: RecordBatch, columns: usize) -> Result<RecordBatch, ArrowError> {
-    let field = |column: &arrow::array::ArrayRef| SortField::new(column.data_type().clone());
-    let has_order = |column: &&arrow::array::ArrayRef| RowConverter::supports_fields(&[field(column)]);
-    let columns: Vec<_> = batch.columns().iter().take(columns).filter(has_order).cloned().collect();
+    by(&[], batch, columns)
+}
+
+/// The rows in the order of those columns first.
+pub(super) fn by(first: &[ArrayRef], batch: RecordBatch, columns: usize) -> Result<RecordBatch, ArrowError> {
+    let field = |column: &ArrayRef| SortField::new(column.data_type().clone());
+    let has_order = |column: &&ArrayRef| RowConverter::supports_fields(&[field(column)]);
+    let columns = first.iter().chain(batch.columns().iter().take(columns));
+    let columns: Vec<ArrayRef> = columns.filter(has_order).cloned().collect();
     if columns.is_empty() || batch.num_rows() < 2 {
         return Ok(batch);
     }

@@ -4,78 +4,43 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, Int64Array, UInt32Array};
-use arrow::compute::{SortOptions, concat_batches, sort_to_indices, take_record_batch};
-use arrow::datatypes::{DataType, Int64Type, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array};
+use arrow::compute::{SortColumn, cast, concat_batches, lexsort_to_indices, take_record_batch};
+use arrow::datatypes::{Int64Type, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 
+use super::Partial;
 use super::leaf::{self, LeafExec};
+use super::place::{Nanos, Place};
 use crate::codec::time;
 
-/// When a window ends, as it can be read from a row of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct End {
-    /// The column with one of its bounds.
-    pub(crate) column: usize,
-    /// From that bound to the end, in the unit of the column.
-    pub(crate) after: i64,
-    /// Nanoseconds in the unit of the column.
-    pub(crate) tick: i64,
-}
-
-/// Nanoseconds since 1970; wide enough for every timestamp there is.
-pub(crate) type Nanos = i128;
-
-impl End {
-    /// The end that is so many nanoseconds after a column of that type; `None` if no timestamp has it.
-    pub(crate) fn of(column: usize, data_type: &DataType, nanos_after: i64) -> Option<Self> {
-        let tick = time::tick(data_type)?;
-        Some(Self { column, after: nanos_after / tick, tick })
-    }
-
-    /// The end of each row's window.
-    pub(super) fn ends(self, batch: &RecordBatch) -> Result<Int64Array, ArrowError> {
-        let missing = || ArrowError::SchemaError("the column with the window of a row is missing".into());
-        let bounds = batch.columns().get(self.column).ok_or_else(missing)?;
-        let bounds = arrow::compute::cast(bounds, &DataType::Int64)?;
-        let bounds = bounds.as_primitive::<Int64Type>();
-        // The end was computed once, when the row was put into its window, and is a timestamp.
-        Ok(if self.after == 0 { bounds.clone() } else { bounds.unary(|bound| bound.saturating_add(self.after)) })
-    }
-
-    pub(super) fn nanos(self, end: i64) -> Nanos {
-        Nanos::from(end) * Nanos::from(self.tick)
-    }
-}
-
-/// Rows by the end of their windows.
+/// Rows by the windows that they are in.
 #[derive(Debug, Clone)]
 struct Run {
     batch: RecordBatch,
-    /// When the window of each ends, ascending.
-    ends: Int64Array,
+    /// What tells the windows of each, ascending.
+    times: Int64Array,
     /// Rows of the memory that it is a part of, and its bytes.
     whole: (usize, usize),
 }
 
 impl Run {
     /// Sorts the rows of a batch.
-    fn new(batch: RecordBatch, end: End) -> Result<Self, ArrowError> {
-        let ends = end.ends(&batch)?;
-        let (batch, ends) = match ends.values().is_sorted() {
-            true => (batch, ends),
+    fn new(batch: RecordBatch, place: &Place) -> Result<Self, ArrowError> {
+        let times = place.times(&batch)?;
+        let (batch, times) = match times.values().is_sorted() {
+            true => (batch, times),
             false => {
-                let order = stable_order(&ends)?;
-                let sorted = arrow::compute::take(&ends, &order, None)?;
-                (take_record_batch(&batch, &order)?, sorted.as_primitive::<Int64Type>().clone())
+                let order = stable_order(&times)?;
+                (take_record_batch(&batch, &order)?, taken(&times, &order)?)
             }
         };
-        let bytes = batch.get_array_memory_size() + ends.get_array_memory_size();
-        let whole = (batch.num_rows(), bytes);
-        Ok(Self { batch, ends, whole })
+        let whole = (batch.num_rows(), batch.get_array_memory_size() + times.get_array_memory_size());
+        Ok(Self { batch, times, whole })
     }
 
     fn rows(&self) -> usize {
@@ -85,26 +50,31 @@ impl Run {
     /// The rows from the given one on. They are copied where most of the memory would be kept for nothing.
     fn from(&self, row: usize) -> Result<Self, ArrowError> {
         let rows = self.rows() - row;
-        let left = Self { batch: self.batch.slice(row, rows), ends: self.ends.slice(row, rows), whole: self.whole };
+        let left = Self { batch: self.batch.slice(row, rows), times: self.times.slice(row, rows), whole: self.whole };
         if rows * 2 >= self.whole.0 {
             return Ok(left);
         }
         let all = UInt32Array::from_iter_values(0..rows as u32);
-        let ends = arrow::compute::take(&left.ends, &all, None)?.as_primitive::<Int64Type>().clone();
-        let batch = take_record_batch(&left.batch, &all)?;
-        let whole = (rows, batch.get_array_memory_size() + ends.get_array_memory_size());
-        Ok(Self { batch, ends, whole })
+        let (batch, times) = (take_record_batch(&left.batch, &all)?, taken(&left.times, &all)?);
+        let whole = (rows, batch.get_array_memory_size() + times.get_array_memory_size());
+        Ok(Self { batch, times, whole })
+    }
+
+    /// The first row whose time is after the given one.
+    fn after(&self, time: i64) -> usize {
+        self.times.values().partition_point(|it| *it <= time)
     }
 }
 
-/// The order of the rows by end that leaves those of a window in theirs.
-fn stable_order(ends: &Int64Array) -> Result<UInt32Array, ArrowError> {
-    let rows = UInt32Array::from_iter_values(0..ends.len() as u32);
-    let column = |values: Arc<dyn Array>| arrow::compute::SortColumn { values, options: Some(SortOptions::default()) };
-    match ends.len() {
-        0 => sort_to_indices(ends, None, None),
-        _ => arrow::compute::lexsort_to_indices(&[column(Arc::new(ends.clone())), column(Arc::new(rows))], None),
-    }
+fn taken(times: &Int64Array, rows: &UInt32Array) -> Result<Int64Array, ArrowError> {
+    Ok(arrow::compute::take(times, rows, None)?.as_primitive::<Int64Type>().clone())
+}
+
+/// The order of the rows by time that leaves those of the same time in theirs.
+fn stable_order(times: &Int64Array) -> Result<UInt32Array, ArrowError> {
+    let rows = UInt32Array::from_iter_values(0..times.len() as u32);
+    let column = |values: ArrayRef| SortColumn { values, options: None };
+    lexsort_to_indices(&[column(Arc::new(times.clone())), column(Arc::new(rows))], None)
 }
 
 /// How many small runs wait until they are merged.
@@ -114,9 +84,11 @@ const SMALL_RUNS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Runs {
     schema: SchemaRef,
-    end: End,
+    place: Place,
     /// What adds up the rows of a group; `None` where rows are as they came.
     merge: Option<Arc<AggregateExec>>,
+    /// The columns with the starts and the ends of windows, to be filled in where rows are in several.
+    bounds: Vec<(usize, bool)>,
     /// From the oldest on; each is larger than those behind it taken together, but for those that were not merged yet.
     runs: Vec<Run>,
     /// How many of the last runs were not merged yet.
@@ -124,13 +96,28 @@ pub(super) struct Runs {
 }
 
 impl Runs {
-    pub(super) fn new(schema: &SchemaRef, end: End, merge: Option<Arc<AggregateExec>>) -> Self {
-        Self { schema: Arc::clone(schema), end, merge, runs: Vec::new(), small: 0 }
+    /// Of rows as they came.
+    pub(super) fn of_rows(schema: &SchemaRef, place: &Place) -> Self {
+        Self {
+            schema: schema.clone(),
+            place: place.clone(),
+            merge: None,
+            bounds: Vec::new(),
+            runs: Vec::new(),
+            small: 0,
+        }
+    }
+
+    /// Of partial aggregates.
+    pub(super) fn of_partial(partial: &Partial) -> Self {
+        let Partial { aggregate, place, bounds } = partial;
+        let merge = Some(Arc::clone(aggregate));
+        Self { merge, bounds: bounds.clone(), ..Self::of_rows(&aggregate.schema(), place) }
     }
 
     /// Adds rows, and gives them as they were added: sorted.
     pub(super) fn push(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
-        let run = Run::new(batch, self.end)?;
+        let run = Run::new(batch, &self.place)?;
         let sorted = run.batch.clone();
         if sorted.num_rows() > 0 {
             self.runs.push(run);
@@ -164,7 +151,7 @@ impl Runs {
     fn merged(&self, runs: Vec<Run>) -> Result<Option<Run>> {
         let batches: Vec<RecordBatch> = runs.into_iter().map(|run| run.batch).collect();
         let batch = concat_batches(&self.schema, &self.reduced(batches)?)?;
-        Ok(if batch.num_rows() == 0 { None } else { Some(Run::new(batch, self.end)?) })
+        Ok(if batch.num_rows() == 0 { None } else { Some(Run::new(batch, &self.place)?) })
     }
 
     /// The rows of each group added up to one.
@@ -182,26 +169,57 @@ impl Runs {
         leaf::step(&plan, 0, batches)
     }
 
-    /// Takes out the rows of all windows that end by then, or of all there are, by the ends of the windows.
-    pub(super) fn take(&mut self, until: Option<Nanos>) -> Result<BTreeMap<Nanos, Vec<RecordBatch>>> {
-        let mut taken: BTreeMap<Nanos, Vec<RecordBatch>> = BTreeMap::new();
+    /// The rows of all windows that end by then, or of all there are, by the ends of the windows; what is in no other window is
+    /// taken out. Those that end by `closed` were given before.
+    pub(super) fn take(&mut self, closed: Nanos, until: Option<Nanos>) -> Result<BTreeMap<Nanos, Vec<RecordBatch>>> {
+        let until = until.unwrap_or(Nanos::MAX);
+        let mut windows: BTreeMap<Nanos, Vec<RecordBatch>> = BTreeMap::new();
+        for run in &self.runs {
+            for time in run.times.values().chunk_by(|a, b| a == b).filter_map(|same| same.first()) {
+                let mut ends = self.place.ends(*time, closed, until).peekable();
+                if ends.peek().is_none() && self.place.nanos(*time) > until {
+                    break;
+                }
+                windows.extend(ends.map(|end| (end, Vec::new())));
+            }
+        }
+        for (end, batches) in &mut windows {
+            let (before, last) = self.place.of_window(*end);
+            for run in &self.runs {
+                let (first, behind) = (run.after(before), run.after(last));
+                if first < behind {
+                    batches.push(self.in_window(run.batch.slice(first, behind - first), *end)?);
+                }
+            }
+        }
+        let done = self.place.done_until(until);
         let small_from = self.runs.len() - self.small;
         self.small = 0;
         for (number, run) in std::mem::take(&mut self.runs).into_iter().enumerate() {
-            let is_closed = |end: &i64| until.is_none_or(|until| self.end.nanos(*end) <= until);
-            let closed = run.ends.values().partition_point(is_closed);
-            let mut start = 0;
-            for window in run.ends.slice(0, closed).values().chunk_by(|a, b| a == b) {
-                let end = window.first().map_or(0, |end| self.end.nanos(*end));
-                taken.entry(end).or_default().push(run.batch.slice(start, window.len()));
-                start += window.len();
-            }
-            if closed < run.rows() {
-                self.runs.push(if closed == 0 { run } else { run.from(closed)? });
+            let left = run.after(done);
+            if left < run.rows() {
+                self.runs.push(if left == 0 { run } else { run.from(left)? });
                 self.small += usize::from(number >= small_from);
             }
         }
-        Ok(taken)
+        Ok(windows)
+    }
+
+    /// Rows as they are in the window that ends then.
+    fn in_window(&self, batch: RecordBatch, end: Nanos) -> Result<RecordBatch> {
+        if !self.place.is_pane() {
+            return Ok(batch);
+        }
+        let mut columns = batch.columns().to_vec();
+        for (column, is_end) in &self.bounds {
+            let nanos = if *is_end { end } else { self.place.start_of(end) };
+            if let Some(column) = columns.get_mut(*column) {
+                let ticks = nanos / Nanos::from(time::tick(column.data_type()).unwrap_or(1));
+                let bounds = Int64Array::from_value(ticks as i64, batch.num_rows());
+                *column = cast(&bounds, column.data_type())?;
+            }
+        }
+        Ok(RecordBatch::try_new(batch.schema(), columns)?)
     }
 
     /// All rows, in batches.
@@ -214,10 +232,10 @@ impl Runs {
         self.runs.iter().map(|run| run.whole.1).sum()
     }
 
-    /// The batch without the rows of windows that end by then, from the front of which they are.
+    /// The batch without the rows all of whose windows end by then, from the front of which they are.
     pub(super) fn open(&self, sorted: RecordBatch, closed: Nanos) -> Result<RecordBatch, ArrowError> {
-        let ends = self.end.ends(&sorted)?;
-        let gone = ends.values().partition_point(|end| self.end.nanos(*end) <= closed);
+        let done = self.place.done_until(closed);
+        let gone = self.place.times(&sorted)?.values().partition_point(|time| *time <= done);
         Ok(sorted.slice(gone, sorted.num_rows() - gone))
     }
 }

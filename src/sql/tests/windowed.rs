@@ -66,7 +66,7 @@ fn in_batch(sql: &str, batch: &RecordBatch) -> Vec<String> {
 }
 
 /// The queries, with `W` in place of the input in windows of a minute, `H` in place of that in windows of a minute that slide
-/// by twenty seconds.
+/// by twenty seconds, `G` by 25.
 const QUERIES: &[&str] = &[
     "SELECT window_start, country, count(*) AS n, sum(amount) AS total FROM W GROUP BY window_start, country",
     "SELECT country, window_end, avg(price) AS mean, min(price) AS least, max(amount) AS most FROM W GROUP BY country, window_end",
@@ -75,6 +75,12 @@ const QUERIES: &[&str] = &[
     "SELECT window_start, count(*) FILTER (WHERE amount > 0) AS n FROM W GROUP BY window_start HAVING sum(amount) > 5",
     "SELECT window_start, window_end, country, count(amount) AS n FROM H GROUP BY window_start, window_end, country",
     "SELECT window_start, approx_percentile_cont(0.5) WITHIN GROUP (ORDER BY amount) AS p, bool_or(amount > 3) AS b FROM H WHERE amount IS NOT NULL GROUP BY window_start",
+    "SELECT window_start, country, sum(amount) AS total, min(at) AS first FROM G GROUP BY window_start, country",
+    "SELECT count(*) AS n, window_end, window_end - window_start AS size, sum(amount) AS total FROM G WHERE amount > -5 GROUP BY window_end, window_start",
+    "SELECT window_start, max(at - window_start) AS latest FROM G GROUP BY window_start",
+    "SELECT window_start, date_trunc('minute', window_start) AS minute, count(*) AS n FROM H GROUP BY 1, 2",
+    "SELECT window_start, count(DISTINCT country) AS c, median(amount) AS m FROM G GROUP BY window_start",
+    "SELECT window_end, country, n FROM (SELECT window_end, country, count(*) AS n, row_number() OVER (PARTITION BY window_end ORDER BY count(*) DESC, country) AS r FROM G GROUP BY window_end, country) WHERE r = 1",
     "SELECT DISTINCT window_start, country FROM W WHERE amount > 0",
     "SELECT * FROM (SELECT window_start, country, amount, at, row_number() OVER (PARTITION BY window_start ORDER BY amount DESC NULLS LAST, country, at) AS rank FROM W) WHERE rank <= 2",
     "SELECT window_start, country, n FROM (SELECT *, rank() OVER (PARTITION BY window_start ORDER BY n DESC) AS r FROM (SELECT window_start, country, count(*) AS n FROM H GROUP BY window_start, country)) WHERE r = 1",
@@ -95,7 +101,13 @@ const HOP_IN_BATCH: &str = "(SELECT *, s AS window_start, s + INTERVAL '1 minute
     (SELECT sales.*, date_bin(INTERVAL '20 seconds', at) - back.column1 AS s FROM sales CROSS JOIN \
     (VALUES (INTERVAL '0 seconds'), (INTERVAL '20 seconds'), (INTERVAL '40 seconds')) AS back))";
 
-fn over(query: &str, tumble: &str, hop: &str) -> String {
+const UNEVEN: &str = "hop(sales, at, INTERVAL '25 seconds', INTERVAL '1 minute', INTERVAL '7 seconds')";
+const UNEVEN_IN_BATCH: &str = "(SELECT * FROM (SELECT *, s AS window_start, s + INTERVAL '1 minute' AS window_end FROM \
+    (SELECT sales.*, date_bin(INTERVAL '25 seconds', at, TIMESTAMP '1970-01-01T00:00:07') - back.column1 AS s FROM sales CROSS JOIN \
+    (VALUES (INTERVAL '0 seconds'), (INTERVAL '25 seconds'), (INTERVAL '50 seconds')) AS back)) WHERE window_end > at)";
+
+fn over(query: &str, tumble: &str, hop: &str, uneven: &str) -> String {
+    let query = query.replace("FROM G", &format!("FROM {uneven}"));
     query
         .replace("FROM W", &format!("FROM {tumble}"))
         .replace("JOIN W", &format!("JOIN {tumble}"))
@@ -105,7 +117,7 @@ fn over(query: &str, tumble: &str, hop: &str) -> String {
 #[test]
 fn every_query_of_the_property_is_taken() {
     for query in QUERIES {
-        windowed(&over(query, TUMBLE, HOP));
+        windowed(&over(query, TUMBLE, HOP, UNEVEN));
     }
 }
 
@@ -119,7 +131,7 @@ proptest! {
         which in 0..QUERIES.len(),
     ) {
         let query = QUERIES[which];
-        let mut operator = windowed(&over(query, TUMBLE, HOP));
+        let mut operator = windowed(&over(query, TUMBLE, HOP, UNEVEN));
         let (mut found, mut on_time) = (Vec::new(), Vec::new());
         let (mut rest, mut cuts) = (rows.as_slice(), cuts.iter().cycle());
         while !rest.is_empty() {
@@ -134,9 +146,62 @@ proptest! {
         }
         found.extend(closed(&mut operator, None));
         prop_assert_eq!(operator.bytes(), 0);
-        let mut expected = in_batch(&over(query, TUMBLE_IN_BATCH, HOP_IN_BATCH), &sales(&on_time));
+        let mut expected = in_batch(&over(query, TUMBLE_IN_BATCH, HOP_IN_BATCH, UNEVEN_IN_BATCH), &sales(&on_time));
         found.sort();
         expected.sort();
         prop_assert_eq!(found, expected, "{}", query);
+    }
+}
+
+#[test]
+fn windows_that_rows_are_grouped_by_right_away_can_be_many() {
+    let hop = "hop(sales, at, INTERVAL '1 minute', INTERVAL '1 day')";
+    let mut operator = windowed(&format!("SELECT window_start, count(*) AS n FROM {hop} GROUP BY window_start"));
+    assert_eq!(operator.absorb(0, &sales(&[(0, None, None), (300, None, None)])).unwrap().absorbed, 2);
+    assert_eq!(closed(&mut operator, Some(120)), ["1969-12-31T00:01:00,1", "1969-12-31T00:02:00,1"]);
+    assert_eq!(closed(&mut operator, None).len(), 1_440 - 2 + 5);
+    let sql = format!("SELECT window_start, country FROM {hop} ORDER BY country");
+    let faults = Engine::new().plan(&sql, &[("sales", sales_schema())]).unwrap_err();
+    assert_eq!(faults[0].message, "each row would be in 1440 windows, and so as many rows; 100 are the most");
+    assert_eq!(&sql[faults[0].span.clone().unwrap()], "'1 minute'");
+}
+
+#[test]
+fn what_is_put_together_has_to_be_in_one_partition() {
+    let spread = |key: &[usize]| Spread { name: "sales", key: key.to_vec(), partitions: 4 };
+    let alone = Spread { name: "sales", key: Vec::new(), partitions: 1 };
+    let (country, amount) = (&[1][..], &[2][..]);
+    for (query, fine, not) in [
+        ("SELECT window_start, country, count(*) AS n FROM W GROUP BY window_start, country", country, amount),
+        ("SELECT window_start, c FROM (SELECT *, country AS c FROM W) GROUP BY window_start, c", country, &[][..]),
+        ("SELECT window_start, upper(country) AS c FROM W GROUP BY window_start, upper(country)", &[9][..], country),
+        ("SELECT window_start, country, amount FROM H GROUP BY window_start, country, amount", &[1, 2], &[1, 3]),
+        ("SELECT window_start, rank() OVER (PARTITION BY amount, window_start) AS r FROM W", amount, country),
+        ("SELECT DISTINCT window_start, country FROM W UNION ALL SELECT window_start, country FROM H", country, amount),
+        ("SELECT a.at FROM W a JOIN W b ON a.window_start = b.window_start AND a.country = b.country", country, amount),
+        (
+            "SELECT country, n FROM (SELECT b.country, b.window_start, a.amount AS n FROM W a JOIN W b ON a.window_start = b.window_start AND a.country = b.country) GROUP BY window_start, country, n",
+            country,
+            amount,
+        ),
+        // The right side of a left join is null where nothing is found, wherever that is.
+        (
+            "SELECT c FROM (SELECT a.window_start, b.country AS c FROM W a LEFT JOIN W b ON a.window_start = b.window_start AND a.country = b.country) GROUP BY window_start, c",
+            &[9][..],
+            country,
+        ),
+        (
+            "SELECT window_start, country FROM W AS o WHERE amount > (SELECT avg(amount) FROM W AS i WHERE i.window_start = o.window_start AND i.country = o.country)",
+            country,
+            amount,
+        ),
+        ("SELECT window_start, amount FROM W ORDER BY amount LIMIT 3", &[9][..], country),
+    ] {
+        let sql = over(query, TUMBLE, HOP, UNEVEN);
+        let query = Engine::new().plan(&sql, &[("sales", sales_schema())]).unwrap();
+        assert_eq!(query.spread_faults(std::slice::from_ref(&alone)), [], "{sql}");
+        assert!(fine == [9] || query.spread_faults(&[spread(fine)]).is_empty(), "{sql}");
+        assert!(!query.spread_faults(&[spread(not)]).is_empty(), "{sql}");
+        assert!(!query.spread_faults(&[spread(&[])]).is_empty(), "{sql}");
     }
 }

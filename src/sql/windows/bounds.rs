@@ -13,6 +13,7 @@ use datafusion::logical_expr::{
 };
 
 use crate::codec::time;
+use crate::operator::Spacing;
 
 /// Of the start of a window, the slide of the windows, their size and their offset, in nanoseconds.
 pub(super) const START: &str = "window bound start";
@@ -35,12 +36,8 @@ const KEY: &str = "fidelio.window";
 pub(in crate::sql) struct Bound {
     /// Whether it is the end of the window and not its start.
     pub(in crate::sql) is_end: bool,
-    /// How far windows start from each other, in nanoseconds.
-    pub(in crate::sql) slide: i64,
-    /// How long they are, in nanoseconds.
-    pub(in crate::sql) size: i64,
-    /// When one of them starts, in nanoseconds from 1970.
-    pub(in crate::sql) offset: i64,
+    /// The windows.
+    pub(in crate::sql) spacing: Spacing,
 }
 
 impl Bound {
@@ -50,20 +47,21 @@ impl Bound {
         let mut parts = text.split(' ');
         let data_type = parts.next_back()?;
         let mut number = || parts.next()?.parse::<i64>().ok();
-        let (is_end, slide, size, offset) = (number()? == 1, number()?, number()?, number()?);
+        let is_end = number()? == 1;
+        let spacing = Spacing { slide: number()?, size: number()?, offset: number()? };
         let unchanged = !field.is_nullable() && field.data_type().to_string().replace(' ', "") == data_type;
-        unchanged.then_some(Self { is_end, slide, size, offset })
+        unchanged.then_some(Self { is_end, spacing })
     }
 
     fn metadata(self, data_type: &DataType) -> HashMap<String, String> {
-        let Self { is_end, slide, size, offset } = self;
+        let Self { is_end, spacing: Spacing { slide, size, offset } } = self;
         let data_type = data_type.to_string().replace(' ', "");
         HashMap::from([(KEY.to_owned(), format!("{} {slide} {size} {offset} {data_type}", i32::from(is_end)))])
     }
 
     /// From the bound to the end of the window, in nanoseconds.
     pub(in crate::sql) fn to_end(self) -> i64 {
-        if self.is_end { 0 } else { self.size }
+        if self.is_end { 0 } else { self.spacing.size }
     }
 }
 
@@ -102,7 +100,8 @@ impl ScalarUDFImpl for Bounds {
             Some(Some(ScalarValue::Int64(Some(nanos)))) => Ok(*nanos),
             _ => plan_err!("the size of windows is a constant"),
         };
-        let bound = Bound { is_end: self.is_end, slide: constant(1)?, size: constant(2)?, offset: constant(3)? };
+        let spacing = Spacing { slide: constant(1)?, size: constant(2)?, offset: constant(3)? };
+        let bound = Bound { is_end: self.is_end, spacing };
         let Some(start) = args.arg_fields.first() else { return plan_err!("a window starts somewhere") };
         let metadata = bound.metadata(start.data_type());
         Ok(Arc::new(Field::new(self.name, start.data_type().clone(), false).with_metadata(metadata)))

@@ -1,0 +1,261 @@
+//! Windows over event time, as whoever runs a pipeline sees them.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::support::{Running, Scratch, Summary, get, until};
+
+/// Visits of one or more partitions, which are shuffled by country, and counted by minute.
+const PIPELINE: &str = r#"
+[pipeline]
+company = "acme"
+namespace = "windows"
+[stages.visits]
+source = { kind = "file", path = "in/*.ndjson" }
+event_time = { column = "at", out_of_orderness = "30s" }
+key = ["who"]
+partitions = 3
+[stages.visits.schema]
+at = "timestamp not null"
+who = "text not null"
+country = "text"
+pages = "bigint"
+[stages.known]
+from = ["visits"]
+key = ["country"]
+partitions = 4
+sql = "SELECT at, who, country, pages FROM visits WHERE country IS NOT NULL"
+[stages.minutes]
+from = ["known"]
+sql = """
+SELECT window_start AS minute, country, count(*) AS visits, sum(pages) AS pages
+FROM tumble(known, at, INTERVAL '1 minute') GROUP BY window_start, country
+"""
+[stages.out]
+from = ["minutes"]
+sink = { kind = "file", path = "out/{partition}.ndjson" }
+"#;
+
+/// The pipeline with a source that waits for more.
+fn following(pipeline: &str) -> String {
+    pipeline.replace("in/*.ndjson\" }", "in/*.ndjson\", follow = true }")
+}
+
+/// Visits, out of their order by less than half a minute.
+fn visits(numbers: std::ops::Range<u64>) -> String {
+    let line = |n: u64| {
+        let second = n / 10 + 29 - n * 7919 % 29;
+        let at = format!("2024-03-31T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60);
+        let country = if n.is_multiple_of(11) { json!(null) } else { json!(format!("c{}", n % 7)) };
+        json!({ "at": at, "who": format!("w{}", n % 50), "country": country, "pages": n % 5 }).to_string() + "\n"
+    };
+    numbers.map(line).collect()
+}
+
+/// What windows are to yield: by minute and country, visits and pages.
+type Minutes = BTreeMap<(String, String), (u64, u64)>;
+
+fn minutes_of(visits: &str) -> Minutes {
+    let mut minutes = Minutes::new();
+    for visit in visits.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        let Some(country) = visit["country"].as_str() else { continue };
+        let minute = format!("{}00Z", &visit["at"].as_str().unwrap()[..17]);
+        let (visits, pages) = minutes.entry((minute, country.to_owned())).or_default();
+        (*visits, *pages) = (*visits + 1, *pages + visit["pages"].as_u64().unwrap());
+    }
+    minutes
+}
+
+/// What is in the sink's files, in which each minute and country is once.
+fn written(scratch: &Scratch, files: u32) -> Minutes {
+    let mut minutes = Minutes::new();
+    for file in 0..files {
+        for row in scratch.ndjson(&format!("out/{file}.ndjson")) {
+            let text = |name: &str| row[name].as_str().unwrap().to_owned();
+            let counted = (row["visits"].as_u64().unwrap(), row["pages"].as_u64().unwrap());
+            assert_eq!(minutes.insert((text("minute"), text("country")), counted), None, "{row} is there twice");
+        }
+    }
+    minutes
+}
+
+/// Runs the pipeline to an end that is not a good one, and gives what it said.
+fn refusal(scratch: &Scratch) -> String {
+    let output = scratch.fidelio(&["run", "p.toml"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    said
+}
+
+#[test]
+fn windows_over_partitions_that_were_shuffled_yield_what_one_partition_would() {
+    let scratch = Scratch::with(PIPELINE);
+    let text = visits(0..30_000);
+    scratch.write("in/a.ndjson", &text);
+    let summary = scratch.run();
+    summary.assert_balanced();
+    assert_eq!((summary.of("minutes", "dead_lettered"), summary.of("minutes", "absorbed")), (0, 27_272));
+    assert_eq!(written(&scratch, 4), minutes_of(&text));
+    // Each partition has its windows in their order.
+    for file in 0..4 {
+        let rows = scratch.ndjson(&format!("out/{file}.ndjson"));
+        let keys: Vec<(&str, &str)> =
+            rows.iter().map(|row| (row["minute"].as_str().unwrap(), row["country"].as_str().unwrap())).collect();
+        assert!(keys.is_sorted(), "{file}");
+    }
+    // What a stage says of event times is no row.
+    assert_eq!(scratch.tail("known").len(), 27_272);
+}
+
+#[test]
+fn a_later_run_goes_on_with_later_windows_and_rows_of_those_that_closed_are_late() {
+    let scratch = Scratch::with(PIPELINE);
+    scratch.write("in/a.ndjson", visits(0..3_000));
+    scratch.run();
+    // The last windows closed when the source ended, though they were not over.
+    let first = minutes_of(&visits(0..3_000));
+    assert_eq!(written(&scratch, 4), first);
+    scratch.write("in/b.ndjson", visits(3_000..6_000));
+    let summary = scratch.run();
+    summary.assert_balanced();
+    let is_late = |visit: &&str| {
+        let mut of_one = minutes_of(visit).into_keys();
+        of_one.next().is_some_and(|(minute, _)| first.keys().any(|(closed, _)| *closed >= minute))
+    };
+    let more = visits(3_000..6_000);
+    let late: Vec<&str> = more.lines().filter(is_late).collect();
+    assert!(late.len() > 100 && late.len() < 2_000, "{}", late.len());
+    assert_eq!(summary.of("minutes", "dead_lettered"), late.len() as i64);
+    let mut expected = first.clone();
+    let on_time: String = more.lines().filter(|visit| !is_late(visit)).map(|line| format!("{line}\n")).collect();
+    expected.extend(minutes_of(&on_time));
+    assert_eq!(written(&scratch, 4), expected);
+    let letters = scratch.dead_letters();
+    assert_eq!(letters.len(), late.len());
+    assert!(letters.iter().all(|letter| letter["class"] == "late" && letter["stage"] == "minutes"));
+    let letter = &letters[0];
+    assert!(late.iter().any(|visit| serde_json::from_str::<Value>(visit).unwrap() == letter["value"]), "{letter}");
+}
+
+#[test]
+fn a_window_closes_as_soon_as_the_watermark_has_reached_its_end() {
+    let scratch = Scratch::with(&following(PIPELINE));
+    scratch.write("in/a.ndjson", visits(0..3_000));
+    let mut command = scratch.command(&["run", "p.toml", "--json", "--http", "127.0.0.1:0"]);
+    let mut run = Running::start(command.env("FIDELIO_LOG", "info"));
+    let address = run.http_address();
+    // The greatest time is 327 seconds, and 30 less are waited for: four minutes.
+    let closed = || written(&scratch, 4).into_keys().map(|(minute, _)| minute).max();
+    let files = || (0..4).all(|file| scratch.path(&format!("out/{file}.ndjson")).exists());
+    until("four minutes have closed", || files() && closed().as_deref() == Some("2024-03-31T00:03:00Z"));
+    let metrics = get(&address, "/metrics");
+    for expected in [
+        r#"fidelio_watermark_timestamp_seconds{pipeline="acme.windows",stage="visits",task="0"} 1711843497"#,
+        r#"fidelio_rows_absorbed_total{pipeline="acme.windows",stage="minutes",task="1"}"#,
+        r#"fidelio_state_limit_bytes{pipeline="acme.windows",stage="minutes",task="3"} 1000000000"#,
+    ] {
+        assert!(metrics.contains(expected), "no {expected} in\n{metrics}");
+    }
+    let state = |metrics: &str| {
+        let of_tasks = metrics.lines().filter(|line| line.starts_with("fidelio_state_bytes{"));
+        of_tasks.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum::<f64>()
+    };
+    assert!(state(&metrics) > 0.0, "{metrics}");
+    // It is told to stop, and the windows that are open stay so.
+    run.terminate();
+    let summary = Summary(serde_json::from_str(&run.ended_well()).unwrap());
+    summary.assert_balanced();
+    assert_eq!(closed().as_deref(), Some("2024-03-31T00:03:00Z"));
+    // What comes afterwards is added to what they held.
+    scratch.write("p.toml", PIPELINE).write("in/b.ndjson", visits(3_000..6_000));
+    scratch.run().assert_balanced();
+    assert_eq!(written(&scratch, 4), minutes_of(&visits(0..6_000)));
+}
+
+#[test]
+fn a_stage_that_would_take_too_much_memory_stops_and_goes_on_with_a_higher_limit() {
+    let low = PIPELINE.replace("[stages.minutes]\n", "[stages.minutes]\nstate_limit = \"2KB\"\n");
+    let scratch = Scratch::with(&low);
+    let text = visits(0..30_000);
+    scratch.write("in/a.ndjson", &text);
+    let said = refusal(&scratch);
+    assert!(said.contains("task") && said.contains("of stage minutes") && said.contains("raise state_limit"), "{said}");
+    scratch.write("p.toml", PIPELINE);
+    scratch.run().assert_balanced();
+    assert_eq!(written(&scratch, 4), minutes_of(&text));
+}
+
+/// Windows that are open, in a run that was told to stop.
+fn open() -> Scratch {
+    let scratch = Scratch::with(&following(PIPELINE));
+    scratch.write("in/a.ndjson", visits(0..3_000));
+    let mut command = scratch.command(&["run", "p.toml", "--json", "--http", "127.0.0.1:0"]);
+    let mut run = Running::start(command.stdout(Stdio::piped()).env("FIDELIO_LOG", "info"));
+    let address = run.http_address();
+    let absorbed = || {
+        let metrics = get(&address, "/metrics");
+        let of_tasks =
+            metrics.lines().filter(|line| line.starts_with("fidelio_rows_absorbed_total{") && line.contains("minutes"));
+        of_tasks.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum::<u64>()
+    };
+    until("all rows are in windows", || absorbed() == 2_727);
+    run.terminate();
+    run.ended_well();
+    scratch.write("p.toml", PIPELINE);
+    scratch
+}
+
+#[test]
+fn a_query_can_be_edited_while_windows_are_open_as_long_as_it_keeps_the_same_of_its_rows() {
+    let scratch = open();
+    let as_it_was = |scratch: &Scratch| {
+        scratch.write("p.toml", PIPELINE).write("in/b.ndjson", visits(3_000..6_000));
+        scratch.run().assert_balanced();
+        assert_eq!(written(scratch, 4), minutes_of(&visits(0..6_000)));
+    };
+    for edited in [
+        PIPELINE.replace("sum(pages)", "max(pages)"),
+        PIPELINE.replace("'1 minute'", "'2 minutes'"),
+        PIPELINE.replace("GROUP BY window_start, country", "GROUP BY window_start, country, who"),
+    ] {
+        // Were the source to end, all windows would close.
+        scratch.write("p.toml", following(&edited));
+        let said = refusal(&scratch);
+        assert!(said.contains("the windows that are open hold (") && said.contains("give it back the query"), "{said}");
+    }
+    as_it_was(&scratch);
+    let scratch = open();
+    // Minutes are named otherwise, and of those that are open only the large ones are wanted.
+    let edited =
+        PIPELINE.replace("GROUP BY window_start, country", "GROUP BY window_start, country HAVING count(*) > 50");
+    scratch.write("p.toml", &edited);
+    scratch.run().assert_balanced();
+    let all = minutes_of(&visits(0..3_000));
+    let closed = |minute: &str| minute <= "2024-03-31T00:03:00Z";
+    let wanted = all.into_iter().filter(|((minute, _), (visits, _))| closed(minute) || *visits > 50);
+    assert_eq!(written(&scratch, 4), wanted.collect());
+}
+
+#[test]
+fn state_that_is_missing_or_damaged_is_refused() {
+    let state = |scratch: &Scratch| {
+        let folder = scratch.path("data/topics/acme.windows.minutes.private.state");
+        let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+        files.sort();
+        files
+    };
+    let missing = open();
+    std::fs::remove_file(&state(&missing)[0]).unwrap();
+    let said = refusal(&missing);
+    assert!(said.contains("acme.windows.minutes.private.state"), "{said}");
+    let damaged = open();
+    let file = &state(&damaged)[0];
+    let mut bytes = std::fs::read(file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(file, bytes).unwrap();
+    let said = refusal(&damaged);
+    assert!(said.contains("acme.windows.minutes.private.state") && said.contains("damaged"), "{said}");
+}
