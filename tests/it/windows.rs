@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::{Running, Scratch, Summary, get, until};
 
 /// Visits of one or more partitions, which are shuffled by country, and counted by minute.
-const PIPELINE: &str = r#"
+pub const PIPELINE: &str = r#"
 [pipeline]
 company = "acme"
 namespace = "windows"
@@ -44,7 +44,7 @@ fn following(pipeline: &str) -> String {
 }
 
 /// Visits, out of their order by less than half a minute.
-fn visits(numbers: std::ops::Range<u64>) -> String {
+pub fn visits(numbers: std::ops::Range<u64>) -> String {
     let line = |n: u64| {
         let second = n / 10 + 29 - n * 7919 % 29;
         let at = format!("2024-03-31T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60);
@@ -55,9 +55,9 @@ fn visits(numbers: std::ops::Range<u64>) -> String {
 }
 
 /// What windows are to yield: by minute and country, visits and pages.
-type Minutes = BTreeMap<(String, String), (u64, u64)>;
+pub type Minutes = BTreeMap<(String, String), (u64, u64)>;
 
-fn minutes_of(visits: &str) -> Minutes {
+pub fn minutes_of(visits: &str) -> Minutes {
     let mut minutes = Minutes::new();
     for visit in visits.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
         let Some(country) = visit["country"].as_str() else { continue };
@@ -69,7 +69,7 @@ fn minutes_of(visits: &str) -> Minutes {
 }
 
 /// What is in the sink's files, in which each minute and country is once.
-fn written(scratch: &Scratch, files: u32) -> Minutes {
+pub fn written(scratch: &Scratch, files: u32) -> Minutes {
     let mut minutes = Minutes::new();
     for file in 0..files {
         for row in scratch.ndjson(&format!("out/{file}.ndjson")) {

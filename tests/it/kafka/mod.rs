@@ -11,6 +11,7 @@ mod network;
 mod observer;
 mod positions;
 mod size;
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
