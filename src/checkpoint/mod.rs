@@ -80,6 +80,8 @@ impl Clock {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Windows {
+    /// The version of the messages.
+    pub version: u32,
     /// The number of the first message that is needed.
     pub first: u64,
     /// The number that the next message gets.
@@ -290,9 +292,15 @@ mod tests {
                 greatest: Some(-3),
                 said: Some("1000000".into()),
             },
-            windows: Some(Windows { first: 2, next: 9, closed: Some("-60".into()), keeps: vec!["(a text)".into()] }),
+            windows: Some(Windows {
+                version: 1,
+                first: 2,
+                next: 9,
+                closed: Some("-60".into()),
+                keeps: vec!["(a text)".into()],
+            }),
         };
-        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"absorbed":8,"emitted":7,"events":2,"foreign":1},"missed":4,"gone":6,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}},"clock":{"inputs":[{"input":"b","task":1,"said":"end 2","time":9}],"greatest":-3,"said":"1000000"},"windows":{"first":2,"next":9,"closed":"-60","keeps":["(a text)"]}}"#;
+        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"absorbed":8,"emitted":7,"events":2,"foreign":1},"missed":4,"gone":6,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}},"clock":{"inputs":[{"input":"b","task":1,"said":"end 2","time":9}],"greatest":-3,"said":"1000000"},"windows":{"version":1,"first":2,"next":9,"closed":"-60","keeps":["(a text)"]}}"#;
         assert_eq!(checkpoint.encode().unwrap(), written.as_bytes());
         assert_eq!(Checkpoint::decode(written.as_bytes()).unwrap(), checkpoint);
     }

@@ -13,6 +13,7 @@ mod progress;
 mod report;
 mod rows;
 mod run;
+mod state;
 mod tail;
 mod test;
 mod topics;
@@ -55,6 +56,7 @@ enum Command {
     /// Dead letters: rows that a stage could not process
     #[command(subcommand)]
     Dlq(dlq::Command),
+    State(state::Args),
     Forget(forget::Args),
 }
 
@@ -69,6 +71,7 @@ impl Cli {
             Command::Test(args) => block_on(test::run(args)),
             Command::Tail(args) => block_on(tail::run(args)),
             Command::Dlq(command) => block_on(dlq::run(command)),
+            Command::State(args) => block_on(state::run(args)),
             Command::Forget(args) => block_on(forget::run(args)),
         }
     }

@@ -368,7 +368,9 @@ impl Windowed {
             let mut batches = batches.collect::<Result<Vec<_>, ArrowError>>()?;
             batches.retain(|batch| batch.num_rows() > 0);
             let batches = runs.reduced(batches)?;
-            chunks.extend(batches.into_iter().map(|rows| Chunk { leaf: number, rows }));
+            for rows in batches {
+                chunks.push(Chunk { leaf: number, rows: runs.sorted(rows)? });
+            }
         }
         Ok(chunks)
     }
@@ -379,6 +381,16 @@ impl Windowed {
             runs.batches().map(|rows| Chunk { leaf, rows: rows.clone() }).collect::<Vec<_>>()
         };
         self.open.iter().enumerate().flat_map(of_leaf)
+    }
+
+    /// All that is in open windows, the rows of each group added up to one, and sorted by windows.
+    pub(crate) fn merged(&mut self) -> Result<Vec<RecordBatch>> {
+        let of_leaf = |(leaf, runs): (&Leaf, &Runs)| {
+            let batch = concat_batches(&leaf.state(), &runs.reduced(runs.batches().cloned().collect())?)?;
+            let times = leaf.partial.as_ref().map_or(&leaf.place, |partial| &partial.place).times(&batch)?;
+            Ok(order::by(&[Arc::new(times)], batch, usize::MAX)?)
+        };
+        self.plan.leaves.iter().zip(&self.open).map(of_leaf).collect()
     }
 
     /// Takes back what was kept when all windows that end by `closed` had closed.

@@ -26,5 +26,6 @@ mod worker;
 
 pub(crate) use outlet::results_of;
 pub(crate) use owner::has_no_rows;
+pub(crate) use state::{Held, held};
 pub use task::Error as TaskError;
 pub use worker::{Error, Meters, Options, StageSummary, Stop, Summary, Worker};

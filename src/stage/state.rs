@@ -11,13 +11,15 @@ use std::time::{Duration, Instant};
 use ::arrow::record_batch::RecordBatch;
 use bytes::{Bytes, BytesMut};
 
-use crate::bus::{self, Bus, Limit, Message, Outgoing, Record, TopicPartition};
-use crate::checkpoint::Windows;
+use crate::bus::{self, Bus, Channel, Limit, Log, Message, Outgoing, Record, TopicPartition};
+use crate::checkpoint::{self, Checkpoint, Windows};
 use crate::codec::arrow;
 use crate::operator::{Chunk, Nanos, Windowed};
+use crate::sql::Answer;
 use crate::stage::TaskError;
 use crate::stage::outlet::HEADROOM_BYTES;
 use crate::stage::task::now;
+use crate::topology::{Stage, Work};
 
 /// The number of a message.
 const NUMBER: &str = "fidelio-state-number";
@@ -28,14 +30,23 @@ const SNAPSHOT: &str = "fidelio-state-snapshot";
 /// There on a message whose chunk goes on in the next one.
 const MORE: &str = "fidelio-state-more";
 
-/// Rows of a chunk of all that there is.
-const PIECE_ROWS: usize = 1 << 16;
-/// What is written of all that there is with a commit at least, in bytes.
-const PIECE_BYTES: u64 = 1 << 20;
-/// Bytes of messages that are left as they are, however little of them is still needed.
-const SLACK_BYTES: u64 = 1 << 20;
-/// Bytes of messages that are needed no longer before any of them is deleted.
-const TRIM_BYTES: u64 = 16 << 20;
+/// The version of the messages, and of what a checkpoint says of them.
+const VERSION: u32 = 1;
+
+/// How much is written at a time.
+#[derive(Clone, Copy)]
+struct Sizes {
+    /// Rows of a chunk of all that there is.
+    piece_rows: usize,
+    /// Bytes that are written of all that there is with a commit, at least.
+    piece_bytes: u64,
+    /// Bytes of messages that are left as they are, however little of them is still needed.
+    slack_bytes: u64,
+    /// Bytes of messages that are needed no longer before any of them is deleted.
+    spare_bytes: u64,
+    /// Bytes of a message, at most.
+    message_bytes: usize,
+}
 /// How much is read at a time.
 const READ: Limit = Limit { rows: 1 << 20, bytes: 16 << 20 };
 /// How long what a commit has left may take to be seen.
@@ -45,6 +56,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct StateLog {
     bus: Arc<dyn Bus>,
     at: TopicPartition,
+    sizes: Sizes,
     first: u64,
     next: u64,
     /// Bytes of the messages that are needed.
@@ -74,13 +86,20 @@ pub(super) struct Changes {
 
 impl StateLog {
     pub fn new(bus: Arc<dyn Bus>, at: TopicPartition) -> Self {
-        Self { bus, at, first: 0, next: 0, bytes: 0, spare: 0, snapshot: None }
+        let sizes = Sizes {
+            piece_rows: 1 << 16,
+            piece_bytes: 1 << 20,
+            slack_bytes: 1 << 20,
+            spare_bytes: 16 << 20,
+            message_bytes: bus.max_record_bytes().saturating_sub(HEADROOM_BYTES).max(1),
+        };
+        Self { bus, at, sizes, first: 0, next: 0, bytes: 0, spare: 0, snapshot: None }
     }
 
     /// Where the state is once what was taken along is committed.
     pub fn saved(&self, open: &Windowed) -> Windows {
         let closed = Some(open.closed()).filter(|closed| *closed > Nanos::MIN).map(|closed| closed.to_string());
-        Windows { first: self.first, next: self.next, closed, keeps: open.keeps().to_vec() }
+        Windows { version: VERSION, first: self.first, next: self.next, closed, keeps: open.keeps().to_vec() }
     }
 
     /// What a commit takes along of the state.
@@ -92,14 +111,14 @@ impl StateLog {
             written += self.put(&chunk, None, &mut changes.records)?;
         }
         self.bytes += written;
-        if self.snapshot.is_none() && self.bytes > 2 * windows.bytes() as u64 + SLACK_BYTES {
-            let left = windows.chunks().flat_map(pieces).collect();
+        if self.snapshot.is_none() && self.bytes > 2 * windows.bytes() as u64 + self.sizes.slack_bytes {
+            let left = windows.chunks().flat_map(|chunk| pieces(chunk, self.sizes.piece_rows)).collect();
             self.snapshot = Some(Snapshot { first: self.next, left, bytes: 0 });
         } else if let Some(snapshot) = &mut self.snapshot {
             snapshot.bytes += written;
         }
         if let Some(mut snapshot) = self.snapshot.take() {
-            let enough = PIECE_BYTES.max(2 * written);
+            let enough = self.sizes.piece_bytes.max(2 * written);
             let mut now = 0;
             while now < enough
                 && let Some(chunk) = snapshot.left.pop_front()
@@ -114,7 +133,7 @@ impl StateLog {
                 true => {
                     self.spare += self.bytes - snapshot.bytes;
                     (self.first, self.bytes) = (snapshot.first, snapshot.bytes);
-                    if self.spare >= TRIM_BYTES {
+                    if self.spare >= self.sizes.spare_bytes {
                         self.spare = 0;
                         changes.spare_before = Some(self.first);
                     }
@@ -129,10 +148,9 @@ impl StateLog {
     fn put(&mut self, chunk: &Chunk, snapshot: Option<u64>, to: &mut Vec<Outgoing>) -> Result<u64, TaskError> {
         let mut value = arrow::encode(&chunk.rows)?;
         let bytes = value.len() as u64;
-        let most = self.bus.max_record_bytes().saturating_sub(HEADROOM_BYTES).max(1);
         let leaf = chunk.leaf.to_string();
         loop {
-            let part = value.split_to(value.len().min(most));
+            let part = value.split_to(value.len().min(self.sizes.message_bytes));
             let number = self.next.to_string();
             let mut headers =
                 vec![("content-type", arrow::CONTENT_TYPE.to_owned()), (NUMBER, number), (LEAF, leaf.clone())];
@@ -150,39 +168,99 @@ impl StateLog {
 
     /// Reads what a checkpoint says that there is.
     pub async fn restore(&mut self, saved: &Windows, windows: &mut Windowed) -> Result<(), TaskError> {
-        (self.first, self.next, self.bytes, self.snapshot) = (saved.first, saved.next, 0, None);
-        let mut chunks = Chunks { snapshot: saved.first, begun: BytesMut::new(), read: Vec::new() };
-        let mut reader =
-            Reader { bus: self.bus.as_ref(), at: &self.at, next: None, patience: Instant::now() + PATIENCE };
-        for number in saved.first..saved.next {
-            let message = reader.message(number, saved).await?;
-            self.bytes += message.record.payload().len() as u64;
-            chunks.add(&message).map_err(|what| TaskError::State { partition: self.at.clone(), what })?;
-        }
-        let closed = match &saved.closed {
-            Some(closed) => {
-                closed.parse().map_err(|_| damaged(&self.at, "the checkpoint does not say when windows closed"))?
-            }
-            None => Nanos::MIN,
-        };
-        Ok(windows.restore(closed, chunks.read)?)
+        let log: &dyn Log = self.bus.as_ref();
+        let bytes = read(log, &self.at, saved, windows).await?;
+        (self.first, self.next, self.bytes, self.spare, self.snapshot) = (saved.first, saved.next, bytes, 0, None);
+        Ok(())
     }
 
     /// Lets go of the messages before the one of that number.
     pub async fn trim(&self, first: u64) -> bus::Result<()> {
-        let offset = find(self.bus.as_ref(), &self.at, first).await?;
+        let log: &dyn Log = self.bus.as_ref();
+        let offset = find(log, &self.at, first).await?;
         self.bus.trim(&self.at, offset).await
     }
+}
+
+/// Reads what a checkpoint says that there is, and gives how many bytes that were.
+async fn read(log: &dyn Log, at: &TopicPartition, saved: &Windows, windows: &mut Windowed) -> Result<u64, TaskError> {
+    if saved.version != VERSION {
+        return Err(damaged(
+            at,
+            &format!("it is of version {}, and this program reads version {VERSION}", saved.version),
+        ));
+    }
+    if saved.keeps != windows.keeps() {
+        let (was, is) = (saved.keeps.join(" and "), windows.keeps().join(" and "));
+        return Err(checkpoint::Error::Keeps { was, is }.into());
+    }
+    let mut bytes = 0;
+    let mut chunks = Chunks { snapshot: saved.first, begun: BytesMut::new(), read: Vec::new() };
+    let mut reader = Reader { log, at, next: None, patience: Instant::now() + PATIENCE };
+    for number in saved.first..saved.next {
+        let message = reader.message(number, saved).await?;
+        bytes += message.record.payload().len() as u64;
+        chunks.add(&message).map_err(|what| TaskError::State { partition: at.clone(), what })?;
+    }
+    let closed = match &saved.closed {
+        Some(closed) => closed.parse().map_err(|_| damaged(at, "the checkpoint does not say when windows closed"))?,
+        None => Nanos::MIN,
+    };
+    windows.restore(closed, chunks.read)?;
+    Ok(bytes)
+}
+
+/// What the open windows of a task hold.
+pub(crate) struct Held {
+    /// The number of the task.
+    pub task: u32,
+    /// Rows as they are kept, of each part of the query that keeps some.
+    pub batches: Vec<RecordBatch>,
+}
+
+/// How often it is looked again where a running worker has gone on meanwhile.
+const LOOKS: u32 = 5;
+
+/// What the open windows of a stage hold, as its tasks have committed it.
+pub(crate) async fn held(log: &dyn Log, stage: &Stage) -> Result<Vec<Held>, TaskError> {
+    let (checkpoints, state) = (stage.topic(Channel::Checkpoint), stage.topic(Channel::State));
+    let mut held = Vec::new();
+    for task in 0..log.partitions(&checkpoints).await? {
+        let mut looks = 0;
+        let batches = loop {
+            looks += 1;
+            match of_task(log, stage, &checkpoints.partition(task), &state.partition(task)).await {
+                Err(TaskError::State { .. } | TaskError::Bus(bus::Error::OutOfRange { .. })) if looks < LOOKS => {}
+                batches => break batches?,
+            }
+        };
+        held.push(Held { task, batches });
+    }
+    Ok(held)
+}
+
+async fn of_task(
+    log: &dyn Log,
+    stage: &Stage,
+    checkpoint: &TopicPartition,
+    state: &TopicPartition,
+) -> Result<Vec<RecordBatch>, TaskError> {
+    let Work::Sql(query) = &stage.work else { return Ok(Vec::new()) };
+    let Answer::Windows(mut windows) = query.answer() else { return Ok(Vec::new()) };
+    let Some(last) = log.last(checkpoint).await? else { return Ok(Vec::new()) };
+    let Some(saved) = Checkpoint::decode(last.record.payload())?.windows else { return Ok(Vec::new()) };
+    read(log, state, &saved, &mut windows).await?;
+    Ok(windows.merged()?)
 }
 
 fn damaged(at: &TopicPartition, what: &str) -> TaskError {
     TaskError::State { partition: at.clone(), what: what.to_owned() }
 }
 
-fn pieces(chunk: Chunk) -> Vec<Chunk> {
+fn pieces(chunk: Chunk, piece_rows: usize) -> Vec<Chunk> {
     let rows = chunk.rows.num_rows();
-    let piece = |start| Chunk { leaf: chunk.leaf, rows: chunk.rows.slice(start, PIECE_ROWS.min(rows - start)) };
-    (0..rows).step_by(PIECE_ROWS).map(piece).collect()
+    let piece = |start| Chunk { leaf: chunk.leaf, rows: chunk.rows.slice(start, piece_rows.min(rows - start)) };
+    (0..rows).step_by(piece_rows).map(piece).collect()
 }
 
 fn number(message: &Message, name: &str) -> Option<u64> {
@@ -190,13 +268,13 @@ fn number(message: &Message, name: &str) -> Option<u64> {
 }
 
 /// The offset from which on messages have that number or a higher one.
-async fn find(bus: &dyn Bus, at: &TopicPartition, first: u64) -> bus::Result<u64> {
-    let extents = bus.extents(&at.topic).await?;
+async fn find(log: &dyn Log, at: &TopicPartition, first: u64) -> bus::Result<u64> {
+    let extents = log.extents(&at.topic).await?;
     let extent = extents.get(at.partition as usize).copied().unwrap_or_default();
     let (mut low, mut high) = (extent.start, extent.end);
     while low < high {
         let middle = low + (high - low) / 2;
-        match bus.read(at, middle, Limit::ONE, Duration::ZERO).await?.first() {
+        match log.read(at, middle, Limit::ONE, Duration::ZERO).await?.first() {
             Some(message) if number(message, NUMBER).is_some_and(|number| number < first) => low = message.offset + 1,
             _ => high = middle,
         }
@@ -206,7 +284,7 @@ async fn find(bus: &dyn Bus, at: &TopicPartition, first: u64) -> bus::Result<u64
 
 /// Reads messages in the order of their numbers.
 struct Reader<'a> {
-    bus: &'a dyn Bus,
+    log: &'a dyn Log,
     at: &'a TopicPartition,
     /// Those that were read and not given, and the offset behind them.
     next: Option<(VecDeque<Message>, u64)>,
@@ -219,7 +297,7 @@ impl Reader<'_> {
         loop {
             let (messages, offset) = match &mut self.next {
                 Some(next) => next,
-                None => self.next.insert((VecDeque::new(), find(self.bus, self.at, of.first).await?)),
+                None => self.next.insert((VecDeque::new(), find(self.log, self.at, of.first).await?)),
             };
             match messages.pop_front() {
                 Some(message) if number(&message, NUMBER) == Some(wanted) => return Ok(message),
@@ -229,7 +307,7 @@ impl Reader<'_> {
                 }
                 None => {}
             }
-            let read = self.bus.read(self.at, *offset, READ, Duration::from_millis(100)).await?;
+            let read = self.log.read(self.at, *offset, READ, Duration::from_millis(100)).await?;
             *offset = read.last().map_or(*offset, |last| last.offset + 1);
             if read.is_empty() && Instant::now() > self.patience {
                 let what = format!("messages {wanted} to {} of the state are missing", of.next - 1);
@@ -274,3 +352,6 @@ impl Chunks {
 fn decoded(value: Bytes) -> Result<RecordBatch, arrow::Error> {
     arrow::decode(value)
 }
+
+#[cfg(test)]
+mod tests;

@@ -221,10 +221,6 @@ impl Task {
             return Ok(());
         };
         let Some(saved) = &self.committed.windows else { return Ok(()) };
-        if saved.keeps != windows.keeps() {
-            let (was, is) = (saved.keeps.join(" and "), windows.keeps().join(" and "));
-            return Err(checkpoint::Error::Keeps { was, is }.into());
-        }
         state.restore(saved, windows).await
     }
 

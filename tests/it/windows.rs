@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::support::{Running, Scratch, Summary, get, until};
+use crate::support::{Running, Scratch, Summary, get, lines, until};
 
 /// Visits of one or more partitions, which are shuffled by country, and counted by minute.
 pub const PIPELINE: &str = r#"
@@ -258,4 +258,33 @@ fn state_that_is_missing_or_damaged_is_refused() {
     std::fs::write(file, bytes).unwrap();
     let said = refusal(&damaged);
     assert!(said.contains("acme.windows.minutes.private.state") && said.contains("damaged"), "{said}");
+}
+
+#[test]
+fn what_open_windows_hold_is_shown_as_rows() {
+    let scratch = open();
+    let state = |arguments: &[&str]| scratch.fidelio(&[&["state", "p.toml"], arguments].concat());
+    let output = state(&["minutes"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut held = Minutes::new();
+    for row in lines(&output.stdout) {
+        let text = |name: &str| row[name].as_str().unwrap().to_owned();
+        let number = |name: &str| row[name].as_u64().unwrap_or_else(|| panic!("no {name} in {row}"));
+        assert!(text("task").parse::<u32>().unwrap() < 4);
+        held.insert(
+            (text("window_start"), text("country")),
+            (number("count(Int64(1))[count]"), number("sum(known.pages)[sum]")),
+        );
+    }
+    let mut expected = minutes_of(&visits(0..3_000));
+    expected.retain(|(minute, _), _| minute.as_str() > "2024-03-31T00:03:00Z");
+    assert_eq!(held, expected);
+    // When all have closed, nothing is left.
+    scratch.run();
+    assert_eq!(state(&["minutes"]).stdout, b"");
+    for (stage, said) in [("known", "stage known has no windows"), ("unknown", "the pipeline has no stage unknown")] {
+        let output = state(&[stage]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(said));
+    }
 }

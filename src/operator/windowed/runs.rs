@@ -115,6 +115,11 @@ impl Runs {
         Self { merge, bounds: bounds.clone(), ..Self::of_rows(&aggregate.schema(), place) }
     }
 
+    /// Rows in the order of their windows.
+    pub(super) fn sorted(&self, batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+        Ok(Run::new(batch, &self.place)?.batch)
+    }
+
     /// Adds rows, and gives them as they were added: sorted.
     pub(super) fn push(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
         let run = Run::new(batch, &self.place)?;
