@@ -12,7 +12,9 @@ use crate::failure::Reject;
 pub(crate) use step::{Conform, Project, Step};
 pub(crate) use transform::{Branch, Transform};
 pub(crate) use unnest::Unnest;
-pub(crate) use windowed::{Absorbed, Chunk, Failed, Leaf, LeafExec, Nanos, Partial, Place, Plan, Spacing, Windowed};
+pub(crate) use windowed::{
+    Absorbed, Chunk, Failed, Kind, Leaf, LeafExec, Nanos, Partial, Place, Plan, Spacing, Windowed,
+};
 
 /// What became of one input batch. Every row of it either is a reject, was filtered out, or has at least one row in
 /// `batch`.

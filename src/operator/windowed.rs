@@ -9,6 +9,7 @@ mod leaf;
 mod order;
 mod place;
 mod runs;
+mod sessions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -29,7 +30,7 @@ use super::{Branch, Operator, Output, Step};
 use crate::failure::{Class, Reject, narrow};
 use crate::sql;
 pub(crate) use leaf::LeafExec;
-pub(crate) use place::{Nanos, Place, Spacing};
+pub(crate) use place::{Kind, Nanos, Place, Spacing};
 use runs::Runs;
 
 /// Kept rows of windows that are evaluated together.
@@ -65,8 +66,8 @@ pub(crate) struct Leaf {
     pub(crate) rows: SchemaRef,
     /// The windows of a row.
     pub(crate) place: Place,
-    /// When windows start.
-    pub(crate) spacing: Spacing,
+    /// The windows that there are.
+    pub(crate) windows: Kind,
     /// What they are added up by, where they are.
     pub(crate) partial: Option<Partial>,
 }
@@ -100,21 +101,20 @@ impl Leaf {
     }
 
     fn keeps(&self) -> String {
-        let Spacing { slide, size, offset } = self.spacing;
         let seconds = |nanos: i64| nanos as f64 / 1e9;
+        let windows = match self.windows {
+            Kind::Spaced(Spacing { slide, size, offset }) => {
+                format!("windows of {} s every {} s from {} s on", seconds(size), seconds(slide), seconds(offset))
+            }
+            Kind::Sessions { gap, .. } => format!("sessions with gaps of less than {} s", seconds(gap)),
+        };
         let columns = self.state();
         let columns: Vec<String> = columns
             .fields()
             .iter()
             .map(|field| format!("{} {}", field.name(), sql::type_name(field.data_type())))
             .collect();
-        format!(
-            "({}) in windows of {} s every {} s from {} s on",
-            columns.join(", "),
-            seconds(size),
-            seconds(slide),
-            seconds(offset)
-        )
+        format!("({}) in {windows}", columns.join(", "))
     }
 
     fn runs(&self) -> Runs {
@@ -143,6 +143,8 @@ pub(crate) struct Windowed {
     fresh: Vec<Vec<RecordBatch>>,
     /// All windows that end by then have closed.
     closed: Nanos,
+    /// How much later windows close next at the earliest. To find sessions that are over, all that are open are looked at.
+    pace: Nanos,
 }
 
 /// What became of the rows of a batch. All others are in windows that will close.
@@ -193,6 +195,7 @@ impl Windowed {
             open: plan.leaves.iter().map(Leaf::runs).collect(),
             fresh: vec![Vec::new(); plan.leaves.len()],
             closed: Nanos::MIN,
+            pace: plan.leaves.iter().map(|leaf| pace(leaf.windows)).max().unwrap_or(0),
             plan,
         }
     }
@@ -248,6 +251,9 @@ impl Windowed {
 
     /// Closes all windows that end by then, or all there are, in the order of their ends.
     pub(crate) fn close(&mut self, until: Option<Nanos>) -> Result<Vec<Closed>> {
+        if until.is_some_and(|until| until < self.closed.saturating_add(self.pace)) {
+            return Ok(Vec::new());
+        }
         let mut windows: BTreeMap<Nanos, Vec<Vec<RecordBatch>>> = BTreeMap::new();
         let leaves = self.open.len();
         for (number, runs) in self.open.iter_mut().enumerate() {
@@ -402,6 +408,9 @@ impl Windowed {
                 runs.push(open)?;
             }
         }
+        for runs in &mut self.open {
+            runs.forget(closed)?;
+        }
         Ok(())
     }
 
@@ -412,12 +421,23 @@ impl Windowed {
 
     /// When the first window starts that yields results once all that end by then have closed.
     pub(crate) fn first_open(&self, closed: Nanos) -> Nanos {
-        self.plan.leaves.iter().map(|leaf| leaf.spacing.first_open(closed)).min().unwrap_or(closed)
+        let of_leaf = |(leaf, runs): (&Leaf, &Runs)| match leaf.windows {
+            Kind::Spaced(spacing) => spacing.first_open(closed),
+            Kind::Sessions { .. } => runs.first_time().map_or(closed, |first| first.min(closed)),
+        };
+        self.plan.leaves.iter().zip(&self.open).map(of_leaf).min().unwrap_or(closed)
     }
 
     /// Bytes of memory that open windows take.
     pub(crate) fn bytes(&self) -> usize {
         self.open.iter().map(Runs::bytes).sum()
+    }
+}
+
+fn pace(windows: Kind) -> Nanos {
+    match windows {
+        Kind::Spaced(_) => 0,
+        Kind::Sessions { gap, .. } => Nanos::from(gap / 16),
     }
 }
 

@@ -28,7 +28,7 @@ use datafusion::physical_expr::expressions::{
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion::physical_plan::unnest::ListUnnest;
 
-use super::{Fault, fault};
+use super::{Fault, fault, windowed};
 use crate::failure::Class;
 use crate::operator::{self, Branch, Conform, Project, Step};
 
@@ -71,6 +71,9 @@ pub(super) struct Planner<'a> {
 impl Planner<'_> {
     /// The last part of a plan that is not evaluated row by row, and the steps on its rows that come behind it.
     pub(super) fn above<'p>(&self, plan: &'p LogicalPlan) -> Result<(&'p LogicalPlan, Vec<Step>), Fault> {
+        if windowed::is_leaf(plan) {
+            return Ok((plan, Vec::new()));
+        }
         let (input, steps) = match plan {
             LogicalPlan::SubqueryAlias(alias) => (&alias.input, Vec::new()),
             LogicalPlan::Projection(projection) => (&projection.input, vec![self.project(projection)?]),

@@ -168,7 +168,7 @@ impl Engine {
         let one = |fault| vec![fault];
         let schema = output_schema(plan).map_err(one)?;
         let optimized = self.state.optimize(plan).map_err(|error| vec![fault::of_whole(&error)])?;
-        let (work, most) = if windowed::is_by_row(&optimized) {
+        let (work, most) = if windowed::is_by_row(&optimized) && !windowed::has_sessions(&optimized) {
             let branches = branches::of_plan(&optimized, &schema, &self.state, inputs).map_err(one)?;
             (Work::Rows(branches.into()), windows::most_of_a_row(&optimized))
         } else {

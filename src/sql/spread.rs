@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use datafusion::logical_expr::{Aggregate, Expr, Join, JoinType, LogicalPlan, Window};
 
-use super::Fault;
+use super::{Fault, windows};
 
 /// How the rows of an input are spread over its partitions.
 #[derive(Debug, Clone)]
@@ -74,6 +74,14 @@ impl Search<'_> {
             }
             LogicalPlan::Projection(projection) => {
                 let rows = self.rows(&projection.input);
+                for expr in &projection.expr {
+                    if let Expr::ScalarFunction(call) = expr.clone().unalias()
+                        && let Some(columns) = windows::of_session(&call)
+                    {
+                        let found = covers(&rows, &outputs(columns, &projection.input).into_iter().flatten().collect());
+                        self.demand(found, "the rows of a session", &names(columns));
+                    }
+                }
                 moved(rows, &outputs(&projection.expr, &projection.input))
             }
             LogicalPlan::Unnest(unnest) => {
@@ -225,6 +233,8 @@ fn outputs(exprs: &[Expr], input: &LogicalPlan) -> Vec<Option<usize>> {
 fn column(expr: &Expr, input: &LogicalPlan) -> Option<usize> {
     match expr.clone().unalias() {
         Expr::Column(column) => input.schema().maybe_index_of_column(&column),
+        // It is only marked.
+        Expr::ScalarFunction(call) if windows::is_session_key(&call) => column(call.args.first()?, input),
         _ => None,
     }
 }

@@ -4,14 +4,15 @@
 
 mod panes;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::Session;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{DFSchema, TableReference};
+use datafusion::common::{DFSchema, ExprSchema, TableReference};
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::logical_plan::builder::LogicalTableSource;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
@@ -34,7 +35,7 @@ use super::branches::{self, Planner};
 use super::windows::{self, Bound};
 use super::{Fault, fault, parse};
 use crate::failure::Class;
-use crate::operator::{Branch, Conform, Leaf, LeafExec, Partial, Place, Plan, Step};
+use crate::operator::{Branch, Conform, Kind, Leaf, LeafExec, Partial, Place, Plan, Step};
 
 /// What is done to the plan of a window before it is evaluated. Nothing that would put the two steps of an aggregate together,
 /// or lean on how many rows there are.
@@ -69,6 +70,35 @@ pub(super) fn is_by_row(plan: &LogicalPlan) -> bool {
     !plan.exists(|node| Ok(!of_rows(node) || node.expressions().iter().any(has_query))).unwrap_or(true)
 }
 
+/// Whether a plan has sessions, of which it is not known by row which they are.
+pub(super) fn has_sessions(plan: &LogicalPlan) -> bool {
+    let is_session = |expr: &Expr| matches!(expr, Expr::ScalarFunction(call) if windows::of_session(call).is_some());
+    let has = |expr: &Expr| expr.exists(|expr| Ok(is_session(expr))).unwrap_or(true);
+    plan.exists(|node| Ok(node.expressions().iter().any(has))).unwrap_or(true)
+}
+
+/// Whether rows are kept as such a plan yields them: it is evaluated row by row, and does nothing with the bounds of sessions,
+/// which are not known yet.
+pub(super) fn is_leaf(plan: &LogicalPlan) -> bool {
+    let of_session = |field: &Field| Bound::of(field).is_some_and(|bound| matches!(bound.of, Kind::Sessions { .. }));
+    let uses = |node: &LogicalPlan, expr: Expr| {
+        let expr = expr.unalias();
+        let inputs = node.inputs();
+        let mut fields = expr
+            .column_refs()
+            .into_iter()
+            .flat_map(|column| inputs.iter().filter_map(|input| input.schema().field_from_column(column).ok()));
+        !matches!(expr, Expr::Column(_)) && fields.any(|field| of_session(field))
+    };
+    // A session is of all its rows, also of those that are left out afterwards.
+    let changes_rows = |node: &LogicalPlan| {
+        matches!(node, LogicalPlan::Filter(_) | LogicalPlan::Unnest(_) | LogicalPlan::Union(_))
+            && node.inputs().into_iter().any(has_sessions)
+    };
+    let does = |node: &LogicalPlan| changes_rows(node) || node.expressions().into_iter().any(|expr| uses(node, expr));
+    is_by_row(plan) && !plan.exists(|node| Ok(does(node))).unwrap_or(true)
+}
+
 /// What is wrong with the plan of a query whose rows have to stay in their windows.
 pub(super) fn faults(plan: &LogicalPlan, sql: &str) -> Vec<Fault> {
     let mut look = Look { tokens: parse::tokens(sql), faults: Vec::new(), reads_without: false };
@@ -78,7 +108,7 @@ pub(super) fn faults(plan: &LogicalPlan, sql: &str) -> Vec<Fault> {
         look.wrong(
             &[],
             "a part of the query reads rows of which it is not known what window they are in",
-            "read all inputs through tumble or hop, and pass window_start on",
+            "read all inputs through tumble, hop or session, and pass window_start on",
         );
     }
     look.faults
@@ -94,7 +124,7 @@ struct Look {
 impl Look {
     /// Looks through a plan; `last` says whether nothing but the selection of columns and rows comes behind it.
     fn through(&mut self, plan: &LogicalPlan, last: bool) {
-        if is_by_row(plan) {
+        if is_leaf(plan) {
             self.reads_without |= bounds(plan.schema()).next().is_none();
             return;
         }
@@ -183,6 +213,18 @@ fn is_query(expr: &Expr) -> bool {
     matches!(expr, Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_))
 }
 
+/// Whether rows that have these values in common are of the same window.
+fn tell_windows(exprs: &[Expr], schema: &DFSchema) -> bool {
+    let fields: Vec<FieldRef> = exprs.iter().filter_map(|expr| Some(expr.to_field(schema).ok()?.1)).collect();
+    let shared: BTreeSet<usize> = fields.iter().filter_map(|field| windows::shared(field)).collect();
+    let tells = |bound: Bound| match bound.of {
+        Kind::Spaced(_) => true,
+        // Sessions of others can start at the same time, and end at another.
+        Kind::Sessions { keys, .. } => bound.is_end || shared.len() == keys,
+    };
+    fields.iter().filter_map(|field| Bound::of(field)).any(tells)
+}
+
 fn bounds(schema: &DFSchema) -> impl Iterator<Item = (usize, Bound)> {
     schema.fields().iter().enumerate().filter_map(|(index, field)| Some((index, Bound::of(field)?)))
 }
@@ -192,19 +234,16 @@ fn bound(expr: &Expr, schema: &DFSchema) -> Option<Bound> {
 }
 
 fn groups_by_window(aggregate: &Aggregate) -> bool {
-    let of_window = |exprs: &[Expr]| exprs.iter().any(|expr| bound(expr, aggregate.input.schema()).is_some());
     // Groups that have no window in some of the sets have nulls in place of it.
     match aggregate.group_expr.as_slice() {
         [Expr::GroupingSet(_)] => false,
-        exprs => of_window(exprs),
+        exprs => tell_windows(exprs, aggregate.input.schema()),
     }
 }
 
 fn partitions_by_window(window: &Window) -> bool {
     window.window_expr.iter().all(|expr| match expr.clone().unalias() {
-        Expr::WindowFunction(call) => {
-            call.params.partition_by.iter().any(|expr| bound(expr, window.input.schema()).is_some())
-        }
+        Expr::WindowFunction(call) => tell_windows(&call.params.partition_by, window.input.schema()),
         _ => false,
     })
 }
@@ -213,8 +252,10 @@ fn joins_by_window(join: &Join) -> bool {
     join.on.iter().any(|(left, right)| {
         let bounds = (bound(left, join.left.schema()), bound(right, join.right.schema()));
         // Windows that start together end together where they are of one size.
-        matches!(bounds, (Some(left), Some(right))
-            if left.is_end == right.is_end && (left.is_end || left.spacing.size == right.spacing.size))
+        let (Some(left), Some(right)) = bounds else { return false };
+        let is_spaced = |bound: Bound| matches!(bound.of, Kind::Spaced(_));
+        let end_together = left.is_end || (is_spaced(left) && is_spaced(right) && left.of.size() == right.of.size());
+        left.is_end == right.is_end && end_together
     })
 }
 
@@ -230,7 +271,7 @@ pub(super) fn of_plan(
     let columns = (0..schema.fields().len()).collect();
     above.push(Step::Conform(Conform::new(columns, schema, Class::Expression)));
     let mut leaves = Vec::new();
-    let cut = middle.clone().transform_down(|node| match is_by_row(&node) {
+    let cut = middle.clone().transform_down(|node| match is_leaf(&node) {
         true => {
             let scan = placeholder(leaves.len(), &node)?;
             leaves.push(node);
@@ -272,11 +313,32 @@ pub(super) fn of_plan(
 fn leaf(branches: Vec<Branch>, schema: &DFSchema) -> Result<Leaf, Fault> {
     let (rows, bounds) = (arrow_schema(schema), bounds(schema).collect::<Vec<_>>());
     let branches = conforming(&branches, &rows);
-    match place(&rows, &bounds).zip(bounds.first()) {
-        Some((place, (_, bound))) => {
-            let spacing = bound.spacing;
-            Ok(Leaf { branches, rows, place, spacing, partial: None })
+    let Some((column, first)) = bounds.first() else {
+        let message = "a part of the query reads rows that are in no window".into();
+        return Err(Fault { message, span: None, help: None });
+    };
+    let place = match first.of {
+        Kind::Spaced(_) => place(&rows, &bounds),
+        Kind::Sessions { gap, keys } => {
+            let shared =
+                rows.fields().iter().enumerate().filter_map(|(column, field)| Some((windows::shared(field)?, column)));
+            let shared: BTreeMap<usize, usize> = shared.collect();
+            if shared.len() < keys {
+                return Err(Fault {
+                    message: "whose sessions they are is not known where rows are put together".into(),
+                    span: None,
+                    help: Some("pass on all columns that session() names: select them, or group by them".into()),
+                });
+            }
+            let from_row = if first.is_end { gap } else { 0 };
+            let data_type = rows.fields().get(*column).map(|field| field.data_type());
+            let of_bounds = bounds.iter().map(|(column, bound)| (*column, bound.is_end)).collect();
+            let shared = shared.into_values().collect();
+            data_type.and_then(|data_type| Place::session(*column, data_type, from_row, gap, shared, of_bounds))
         }
+    };
+    match place {
+        Some(place) => Ok(Leaf { branches, rows, place, windows: first.of, partial: None }),
         None => {
             let message = "a part of the query reads rows that are in no window".into();
             Err(Fault { message, span: None, help: None })
@@ -299,21 +361,20 @@ fn place(schema: &Schema, bounds: &[(usize, Bound)]) -> Option<Place> {
 /// Lets rows be added up by panes, of which windows that slide have many in common, where nothing else is done with the windows
 /// than that rows are grouped by them. Gives whether that is so.
 fn in_panes(leaf: &mut Leaf, below: LogicalPlan, planner: &Planner<'_>) -> Result<bool, Fault> {
-    let Some(partial) = leaf.partial.as_mut().filter(|_| leaf.spacing.slide < leaf.spacing.size) else {
-        return Ok(false);
-    };
+    let Kind::Spaced(spacing) = leaf.windows else { return Ok(false) };
+    let Some(partial) = leaf.partial.as_mut().filter(|_| spacing.slide < spacing.size) else { return Ok(false) };
     let of_windows: Vec<usize> = bounds(below.schema()).map(|(column, _)| column).collect();
     if !panes::only_groups(&partial.aggregate, &of_windows) {
         return Ok(false);
     }
     let whole = |error| fault::of_whole(&error);
-    let Some(below) = panes::instead_of_windows(below, leaf.spacing).map_err(whole)? else { return Ok(false) };
+    let Some(below) = panes::instead_of_windows(below, spacing).map_err(whole)? else { return Ok(false) };
     let schema = partial.aggregate.schema();
     let bounds = bounds_of(&schema, partial.aggregate.group_expr().expr().len());
     let Some((column, bound)) = bounds.first() else { return Ok(false) };
-    let from_start = |bound: &Bound| if bound.is_end { bound.spacing.size } else { 0 };
+    let from_start = |bound: &Bound| if bound.is_end { spacing.size } else { 0 };
     let pane = |column: usize, schema: &Schema, bound: &Bound| {
-        Place::pane(column, schema.fields().get(column)?.data_type(), from_start(bound), leaf.spacing)
+        Place::pane(column, schema.fields().get(column)?.data_type(), from_start(bound), spacing)
     };
     let of_rows = bounds_of(&leaf.rows, leaf.rows.fields().len());
     let of_rows = of_rows.first().and_then(|(column, bound)| pane(*column, &leaf.rows, bound));
@@ -378,7 +439,8 @@ fn add_up(plan: Arc<dyn ExecutionPlan>, leaves: &mut [Leaf]) -> datafusion::comm
         let (number, schema) = (under.number, partial.schema());
         let bounds = bounds_of(&schema, partial.group_expr().expr().len());
         match (leaves.get_mut(number), place(&schema, &bounds)) {
-            (Some(leaf), Some(place)) => {
+            // Of sessions, rows are kept until it is known which they are in.
+            (Some(leaf), Some(place)) if matches!(leaf.windows, Kind::Spaced(_)) => {
                 let bounds = bounds.iter().map(|(column, bound)| (*column, bound.is_end)).collect();
                 leaf.partial = Some(Partial { aggregate: Arc::new(partial.clone()), place, bounds });
                 let state = Arc::new(LeafExec::new(number, &schema, Vec::new()));

@@ -1,5 +1,6 @@
-//! Windows over event time: `tumble` and `hop` in FROM. Which windows a row is in depends on nothing but the row, so they are
-//! queries around the input: it has a row more for each window, and two columns more, `window_start` and `window_end`.
+//! Windows over event time: `tumble`, `hop` and `session` in FROM. They are queries around the input, which has two columns more,
+//! `window_start` and `window_end`, and a row more for each window. A row of a session has the bounds of a session of its own
+//! until those of all its rows are known.
 //!
 //! Windows are half open: a row at the end of one is in the next. They are counted from 1970-01-01T00:00:00Z, or from as
 //! much later as the offset says, in both directions; days have 24 hours.
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, IntervalMonthDayNano, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF};
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::{
@@ -24,7 +26,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 
 use super::catalog::Catalog;
 use super::{Fault, parse, types};
-pub(super) use bounds::{Bound, forgotten};
+pub(super) use bounds::{Bound, forgotten, shared};
 
 const DAY: i64 = 86_400_000_000_000;
 
@@ -39,6 +41,7 @@ const COLUMNS: [&str; 2] = ["window_start", "window_end"];
 enum Windows {
     Tumble,
     Hop,
+    Session,
 }
 
 impl Windows {
@@ -46,6 +49,7 @@ impl Windows {
         match name.to_string().to_lowercase().as_str() {
             "tumble" => Some(Self::Tumble),
             "hop" => Some(Self::Hop),
+            "session" => Some(Self::Session),
             _ => None,
         }
     }
@@ -60,8 +64,13 @@ impl Windows {
         let mut args = args?.into_iter();
         let (input, time) = (table(args.next()?)?, args.next()?);
         let slide = if self == Self::Hop { Some(args.next()?) } else { None };
-        let (size, offset) = (args.next()?, args.next());
-        args.next().is_none().then_some(Call { input, time, slide, size, offset })
+        let size = args.next()?;
+        if self == Self::Session {
+            let keys = args.map(|arg| if let ast::Expr::Identifier(name) = arg { Some(name) } else { None });
+            return Some(Call { input, time, slide, size, offset: None, keys: keys.collect::<Option<_>>()? });
+        }
+        let offset = args.next();
+        args.next().is_none().then_some(Call { input, time, slide, size, offset, keys: Vec::new() })
     }
 
     fn usage(self) -> &'static str {
@@ -69,6 +78,9 @@ impl Windows {
             Self::Tumble => "write it as tumble(input, column, INTERVAL '1 hour')",
             Self::Hop => {
                 "write it as hop(input, column, INTERVAL '10 minutes', INTERVAL '1 hour'): the slide, then the size"
+            }
+            Self::Session => {
+                "write it as session(input, column, INTERVAL '30 minutes', user): the gap, then whose sessions they are"
             }
         }
     }
@@ -81,6 +93,8 @@ struct Call {
     slide: Option<ast::Expr>,
     size: ast::Expr,
     offset: Option<ast::Expr>,
+    /// The columns that the rows of a session share.
+    keys: Vec<Ident>,
 }
 
 /// The function of that name that only queries around windows call.
@@ -106,6 +120,17 @@ pub(super) fn of_one() -> Option<&'static Arc<ScalarUDF>> {
 /// Whether it is a function that gives a bound of a window.
 pub(super) fn are_bounds(function: &ScalarUDF) -> bool {
     bounds::FUNCTIONS.iter().any(|bounds| bounds.name() == function.name())
+}
+
+/// Whether it is a call that marks a column which the rows of a session share.
+pub(super) fn is_session_key(call: &ScalarFunction) -> bool {
+    call.func.name() == bounds::SESSION_KEY
+}
+
+/// The columns of a call that gives a bound of a session, which the rows of the session share; `None` of another function.
+pub(super) fn of_session(call: &ScalarFunction) -> Option<&[Expr]> {
+    let is_bound = matches!(call.func.name(), bounds::SESSION_START | bounds::SESSION_END);
+    call.args.get(2..).filter(|_| is_bound)
 }
 
 /// Whether it is a call of a function that puts rows into windows.
@@ -223,23 +248,38 @@ impl Replace<'_> {
             span: self.place(name.span()),
             help: Some(windows.usage().to_owned()),
         };
-        let Call { input, time, slide, size, offset } = windows.call(args).ok_or_else(wrong)?;
+        let Call { input, time, slide, size, offset, keys } = windows.call(args).ok_or_else(wrong)?;
         self.check_time(&input, &time)?;
         let nanos = self.positive(&size)?;
         let offset = offset.map_or(Ok(0), |offset| self.nanos(&offset))?;
         let (slide, start) = match &slide {
+            None if windows == Windows::Session => (nanos, format!("\"{}\"({TIME})", starts::MOMENT)),
             None => (nanos, format!("\"{}\"({TIME}, {nanos}, {offset})", starts::ONE)),
             Some(slide) => {
                 let slide = self.slide(slide, nanos)?;
                 (slide, format!("unnest(\"{}\"({TIME}, {slide}, {nanos}, {offset}))", starts::SEVERAL))
             }
         };
-        let bound = |function| format!("\"{function}\"({START}, {slide}, {nanos}, {offset})");
+        let given_way = self.given_way(&input);
+        let keys: Vec<String> = keys.iter().map(|name| Ident::with_quote('"', parse::name(name)).to_string()).collect();
+        let (columns, first, last) = match windows {
+            Windows::Session => {
+                let bound = |function| {
+                    format!("\"{function}\"({START}, {nanos}{})", listed(&keys, |_, key| format!(", {key}")))
+                };
+                let mark = |number, key| format!("\"{}\"({key}, {number}) AS {key}", bounds::SESSION_KEY);
+                let marked: Vec<String> = keys.iter().enumerate().map(|(number, key)| mark(number, key)).collect();
+                let marked = if keys.is_empty() { String::new() } else { format!(" REPLACE ({})", marked.join(", ")) };
+                (marked, bound(bounds::SESSION_START), bound(bounds::SESSION_END))
+            }
+            Windows::Tumble | Windows::Hop => {
+                let bound = |function| format!("\"{function}\"({START}, {slide}, {nanos}, {offset})");
+                (String::new(), bound(bounds::START), bound(bounds::END))
+            }
+        };
         let text = format!(
-            "SELECT * EXCLUDE ({START}), {} AS window_start, {} AS window_end FROM (SELECT *{}, {start} AS {START} FROM {INPUT})",
-            bound(bounds::START),
-            bound(bounds::END),
-            self.given_way(&input)
+            "SELECT * EXCLUDE ({START}){columns}, {first} AS window_start, {last} AS window_end \
+             FROM (SELECT *{given_way}, {start} AS {START} FROM {INPUT})"
         );
         let parsed = Parser::new(&parse::DIALECT).try_with_sql(&text).and_then(|mut parser| parser.parse_query());
         let mut subquery = parsed.map_err(|error| parse::fault(&error, &text))?;
@@ -344,6 +384,10 @@ impl Replace<'_> {
     fn place(&self, span: Span) -> Option<Range<usize>> {
         parse::bytes(self.sql, span)
     }
+}
+
+fn listed(keys: &[String], each: impl Fn(usize, &String) -> String) -> String {
+    keys.iter().enumerate().map(|(number, key)| each(number, key)).collect()
 }
 
 /// What stands in FROM for an input: a stage, a named query or a query.

@@ -44,6 +44,53 @@ impl Spacing {
     }
 }
 
+/// Windows of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Those of a size.
+    Spaced(Spacing),
+    /// Sessions: rows of the same values in so many columns of which each comes less than a gap, in nanoseconds, after the one
+    /// before it. They end a gap after the last of them.
+    Sessions {
+        /// The gap.
+        gap: i64,
+        /// The number of columns.
+        keys: usize,
+    },
+}
+
+impl Kind {
+    /// From the start to the end of the window of a row by itself, in nanoseconds.
+    pub(crate) fn size(self) -> i64 {
+        match self {
+            Kind::Spaced(spacing) => spacing.size,
+            Kind::Sessions { gap, .. } => gap,
+        }
+    }
+}
+
+/// Which sessions rows are in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sessions {
+    /// The gap, in units of the column with the time.
+    pub(super) gap: i64,
+    /// The columns whose values the rows of a session share.
+    pub(super) keys: Vec<usize>,
+    /// The columns with the starts, and with the ends, of sessions.
+    pub(super) bounds: Vec<(usize, bool)>,
+}
+
+/// How the time of a row tells the windows that it is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Tells {
+    /// It is the end of the only window.
+    End,
+    /// It is the start of a pane, and the row is in all windows that the pane is a part of: these windows.
+    Pane(Spacing),
+    /// It is that of the row itself, which is in a session with others.
+    Moment(Sessions),
+}
+
 /// How the windows of a row can be read from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -53,27 +100,47 @@ pub(crate) struct Place {
     after: i64,
     /// Nanoseconds in the unit of the column.
     tick: i64,
-    /// Where the time is the start of a pane, and the row in all windows that the pane is a part of: these windows. Else the
-    /// time is the end of the only window that the row is in.
-    panes: Option<Spacing>,
+    tells: Tells,
 }
 
 impl Place {
     /// In one window, which ends so many nanoseconds after a column of that type; `None` if it has no time.
     pub(crate) fn window(column: usize, data_type: &DataType, to_end: i64) -> Option<Self> {
         let tick = time::tick(data_type)?;
-        Some(Self { column, after: to_end / tick, tick, panes: None })
+        Some(Self { column, after: to_end / tick, tick, tells: Tells::End })
     }
 
     /// In all windows around a pane, which starts so many nanoseconds before a column of that type.
     pub(crate) fn pane(column: usize, data_type: &DataType, from_start: i64, of: Spacing) -> Option<Self> {
         let tick = time::tick(data_type)?;
-        Some(Self { column, after: -(from_start / tick), tick, panes: Some(of) })
+        Some(Self { column, after: -(from_start / tick), tick, tells: Tells::Pane(of) })
+    }
+
+    /// In a session, of which the row itself is so many nanoseconds before a column of that type; the gap is in nanoseconds.
+    pub(crate) fn session(
+        column: usize,
+        data_type: &DataType,
+        from_row: i64,
+        gap: i64,
+        keys: Vec<usize>,
+        bounds: Vec<(usize, bool)>,
+    ) -> Option<Self> {
+        let tick = time::tick(data_type)?;
+        let tells = Tells::Moment(Sessions { gap: gap / tick, keys, bounds });
+        Some(Self { column, after: -(from_row / tick), tick, tells })
     }
 
     /// Whether rows are in more windows than one.
     pub(super) fn is_pane(&self) -> bool {
-        self.panes.is_some()
+        matches!(self.tells, Tells::Pane(_))
+    }
+
+    /// The sessions that rows are in, where they are.
+    pub(super) fn sessions(&self) -> Option<&Sessions> {
+        match &self.tells {
+            Tells::Moment(sessions) => Some(sessions),
+            Tells::End | Tells::Pane(_) => None,
+        }
     }
 
     /// The time that tells the windows of each row, in units of the column. Rows that are sorted by it are sorted by the
@@ -92,38 +159,38 @@ impl Place {
     }
 
     /// The greatest time that is before the given one.
-    fn before(&self, at: Nanos) -> i64 {
+    pub(super) fn before(&self, at: Nanos) -> i64 {
         let tick = (at - 1).div_euclid(Nanos::from(self.tick));
         i64::try_from(tick).unwrap_or(if tick < 0 { i64::MIN } else { i64::MAX })
     }
 
-    /// The greatest time of rows that were in a window which ends by then.
+    /// The greatest time of rows that were in a window which ends by then, or could have been.
     pub(super) fn late_until(&self, closed: Nanos) -> i64 {
-        match self.panes {
-            None => self.before(closed.saturating_add(1)),
+        match self.tells {
+            _ if closed == Nanos::MIN => i64::MIN,
+            Tells::End => self.before(closed.saturating_add(1)),
             // The last window that has closed ends a slide before the first that has not.
-            Some(of) if closed > Nanos::MIN => {
-                self.before(of.first_open(closed) + Nanos::from(of.size) - Nanos::from(of.slide))
-            }
-            Some(_) => i64::MIN,
+            Tells::Pane(of) => self.before(of.first_open(closed) + Nanos::from(of.size) - Nanos::from(of.slide)),
+            Tells::Moment(_) => self.before(closed),
         }
     }
 
-    /// The greatest time of rows all of whose windows end by then.
+    /// The greatest time of rows of which it can be said that all of their windows end by then.
     pub(super) fn done_until(&self, closed: Nanos) -> i64 {
-        match self.panes {
-            None => self.before(closed.saturating_add(1)),
-            Some(of) if closed > Nanos::MIN => self.before(of.first_open(closed)),
-            Some(_) => i64::MIN,
+        match self.tells {
+            _ if closed == Nanos::MIN => i64::MIN,
+            Tells::End => self.before(closed.saturating_add(1)),
+            Tells::Pane(of) => self.before(of.first_open(closed)),
+            Tells::Moment(_) => i64::MIN,
         }
     }
 
     /// When the windows of a row of that time end: after the first and not after the second of these.
     pub(super) fn ends(&self, time: i64, after: Nanos, until: Nanos) -> impl Iterator<Item = Nanos> {
         let time = self.nanos(time);
-        let (first, last, slide) = match self.panes {
-            None => (time, time, 1),
-            Some(of) => {
+        let (first, last, slide) = match self.tells {
+            Tells::End | Tells::Moment(_) => (time, time, 1),
+            Tells::Pane(of) => {
                 let size = Nanos::from(of.size);
                 let (slide, after) = (Nanos::from(of.slide), after.max(time));
                 // Ends are on a grid as starts are.
@@ -141,15 +208,18 @@ impl Place {
 
     /// The times of rows in the window that ends then.
     pub(super) fn of_window(&self, end: Nanos) -> (i64, i64) {
-        match self.panes {
-            None => (self.before(end), self.before(end + 1)),
-            Some(of) => (self.before(end - Nanos::from(of.size)), self.before(end)),
+        match self.tells {
+            Tells::End | Tells::Moment(_) => (self.before(end), self.before(end + 1)),
+            Tells::Pane(of) => (self.before(end - Nanos::from(of.size)), self.before(end)),
         }
     }
 
     /// The start of the window of panes that ends then.
     pub(super) fn start_of(&self, end: Nanos) -> Nanos {
-        end - self.panes.map_or(0, |of| Nanos::from(of.size))
+        match self.tells {
+            Tells::Pane(of) => end - Nanos::from(of.size),
+            Tells::End | Tells::Moment(_) => end,
+        }
     }
 }
 

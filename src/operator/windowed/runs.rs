@@ -15,7 +15,8 @@ use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 
 use super::Partial;
 use super::leaf::{self, LeafExec};
-use super::place::{Nanos, Place};
+use super::place::{Nanos, Place, Sessions};
+use super::sessions::{self, Divided};
 use crate::codec::time;
 
 /// Rows by the windows that they are in.
@@ -178,6 +179,9 @@ impl Runs {
     /// taken out. Those that end by `closed` were given before.
     pub(super) fn take(&mut self, closed: Nanos, until: Option<Nanos>) -> Result<BTreeMap<Nanos, Vec<RecordBatch>>> {
         let until = until.unwrap_or(Nanos::MAX);
+        if let Some(sessions) = self.place.sessions().cloned() {
+            return self.take_sessions(&sessions, until);
+        }
         let mut windows: BTreeMap<Nanos, Vec<RecordBatch>> = BTreeMap::new();
         for run in &self.runs {
             for time in run.times.values().chunk_by(|a, b| a == b).filter_map(|same| same.first()) {
@@ -208,6 +212,36 @@ impl Runs {
             }
         }
         Ok(windows)
+    }
+
+    /// Takes out the rows of all sessions that end by then.
+    fn take_sessions(&mut self, of: &Sessions, until: Nanos) -> Result<BTreeMap<Nanos, Vec<RecordBatch>>> {
+        let until = self.place.before(until.saturating_add(1));
+        let can_be_over =
+            |run: &Run| run.times.values().first().is_some_and(|time| time.saturating_add(of.gap) <= until);
+        if !self.runs.iter().any(can_be_over) {
+            return Ok(BTreeMap::new());
+        }
+        let batch = concat_batches(&self.schema, self.batches())?;
+        let Divided { over, open } = sessions::divide(&batch, &self.place.times(&batch)?, of, until)?;
+        (self.runs, self.small) = (Vec::new(), 0);
+        if open.num_rows() > 0 {
+            self.runs.push(Run::new(open, &self.place)?);
+        }
+        Ok(over.into_iter().map(|(end, rows)| (self.place.nanos(end), vec![rows])).collect())
+    }
+
+    /// Drops the rows of sessions that end by then, which are there until all that there is is written anew.
+    pub(super) fn forget(&mut self, closed: Nanos) -> Result<()> {
+        match self.place.sessions().cloned() {
+            Some(sessions) => self.take_sessions(&sessions, closed).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// The first time of all rows.
+    pub(super) fn first_time(&self) -> Option<Nanos> {
+        self.runs.iter().filter_map(|run| run.times.values().first()).min().map(|time| self.place.nanos(*time))
     }
 
     /// Rows as they are in the window that ends then.

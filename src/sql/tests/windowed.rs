@@ -66,10 +66,10 @@ fn in_batch(sql: &str, batch: &RecordBatch) -> Vec<String> {
 }
 
 /// The queries, with `W` in place of the input in windows of a minute, `H` in place of that in windows of a minute that slide
-/// by twenty seconds, `G` by 25.
+/// by twenty seconds, `G` by 25, `S` in sessions of a country with gaps of less than twenty seconds.
 const QUERIES: &[&str] = &[
     "SELECT window_start, country, count(*) AS n, sum(amount) AS total FROM W GROUP BY window_start, country",
-    "SELECT country, window_end, avg(price) AS mean, min(price) AS least, max(amount) AS most FROM W GROUP BY country, window_end",
+    "SELECT country, window_end, avg(price) AS mean, min(amount) AS least, max(amount) AS most FROM W GROUP BY country, window_end",
     "SELECT window_start, stddev(amount) IS NULL AS s, median(amount) AS m, count(DISTINCT country) AS c FROM W GROUP BY window_start",
     "SELECT window_start, approx_distinct(country) AS c, array_agg(amount ORDER BY amount, at) AS a FROM W GROUP BY window_start",
     "SELECT window_start, count(*) FILTER (WHERE amount > 0) AS n FROM W GROUP BY window_start HAVING sum(amount) > 5",
@@ -81,6 +81,11 @@ const QUERIES: &[&str] = &[
     "SELECT window_start, date_trunc('minute', window_start) AS minute, count(*) AS n FROM H GROUP BY 1, 2",
     "SELECT window_start, count(DISTINCT country) AS c, median(amount) AS m FROM G GROUP BY window_start",
     "SELECT window_end, country, n FROM (SELECT window_end, country, count(*) AS n, row_number() OVER (PARTITION BY window_end ORDER BY count(*) DESC, country) AS r FROM G GROUP BY window_end, country) WHERE r = 1",
+    "SELECT window_start, country, count(*) AS n, sum(amount) AS total, window_end FROM S GROUP BY window_start, window_end, country",
+    "SELECT country, window_end, max(amount) AS most, avg(price) AS mean FROM S WHERE amount > -3 GROUP BY country, window_end",
+    "SELECT country, window_start, window_end - window_start AS length, amount FROM S WHERE window_end - window_start > INTERVAL '30 seconds'",
+    "SELECT country, window_start, at, row_number() OVER (PARTITION BY window_start, country ORDER BY at, amount) AS n FROM S",
+    "SELECT a.country, a.window_end, a.n, b.country AS other FROM (SELECT country, window_end, count(*) AS n FROM S GROUP BY country, window_end) a JOIN (SELECT country, window_end FROM S GROUP BY country, window_end) b ON a.window_end = b.window_end",
     "SELECT DISTINCT window_start, country FROM W WHERE amount > 0",
     "SELECT * FROM (SELECT window_start, country, amount, at, row_number() OVER (PARTITION BY window_start ORDER BY amount DESC NULLS LAST, country, at) AS rank FROM W) WHERE rank <= 2",
     "SELECT window_start, country, n FROM (SELECT *, rank() OVER (PARTITION BY window_start ORDER BY n DESC) AS r FROM (SELECT window_start, country, count(*) AS n FROM H GROUP BY window_start, country)) WHERE r = 1",
@@ -106,7 +111,16 @@ const UNEVEN_IN_BATCH: &str = "(SELECT * FROM (SELECT *, s AS window_start, s + 
     (SELECT sales.*, date_bin(INTERVAL '25 seconds', at, TIMESTAMP '1970-01-01T00:00:07') - back.column1 AS s FROM sales CROSS JOIN \
     (VALUES (INTERVAL '0 seconds'), (INTERVAL '25 seconds'), (INTERVAL '50 seconds')) AS back)) WHERE window_end > at)";
 
-fn over(query: &str, tumble: &str, hop: &str, uneven: &str) -> String {
+const WINDOWS: [&str; 4] = [TUMBLE, HOP, UNEVEN, SESSIONS];
+const IN_BATCH: [&str; 4] = [TUMBLE_IN_BATCH, HOP_IN_BATCH, UNEVEN_IN_BATCH, SESSIONS_IN_BATCH];
+const SESSIONS: &str = "session(sales, at, INTERVAL '20 seconds', country)";
+const SESSIONS_IN_BATCH: &str = "(SELECT at, country, amount, price, min(at) OVER (PARTITION BY country, number) AS window_start, \
+    max(at) OVER (PARTITION BY country, number) + INTERVAL '20 seconds' AS window_end FROM \
+    (SELECT *, sum(begins) OVER (PARTITION BY country ORDER BY at ROWS UNBOUNDED PRECEDING) AS number FROM \
+    (SELECT *, CASE WHEN at - lag(at) OVER (PARTITION BY country ORDER BY at) < INTERVAL '20 seconds' THEN 0 ELSE 1 END AS begins FROM sales)))";
+
+fn over(query: &str, [tumble, hop, uneven, sessions]: [&str; 4]) -> String {
+    let query = query.replace("FROM S", &format!("FROM {sessions}"));
     let query = query.replace("FROM G", &format!("FROM {uneven}"));
     query
         .replace("FROM W", &format!("FROM {tumble}"))
@@ -117,7 +131,7 @@ fn over(query: &str, tumble: &str, hop: &str, uneven: &str) -> String {
 #[test]
 fn every_query_of_the_property_is_taken() {
     for query in QUERIES {
-        windowed(&over(query, TUMBLE, HOP, UNEVEN));
+        windowed(&over(query, WINDOWS));
     }
 }
 
@@ -131,7 +145,7 @@ proptest! {
         which in 0..QUERIES.len(),
     ) {
         let query = QUERIES[which];
-        let mut operator = windowed(&over(query, TUMBLE, HOP, UNEVEN));
+        let mut operator = windowed(&over(query, WINDOWS));
         let (mut found, mut on_time) = (Vec::new(), Vec::new());
         let (mut rest, mut cuts) = (rows.as_slice(), cuts.iter().cycle());
         while !rest.is_empty() {
@@ -146,7 +160,7 @@ proptest! {
         }
         found.extend(closed(&mut operator, None));
         prop_assert_eq!(operator.bytes(), 0);
-        let mut expected = in_batch(&over(query, TUMBLE_IN_BATCH, HOP_IN_BATCH, UNEVEN_IN_BATCH), &sales(&on_time));
+        let mut expected = in_batch(&over(query, IN_BATCH), &sales(&on_time));
         found.sort();
         expected.sort();
         prop_assert_eq!(found, expected, "{}", query);
@@ -197,11 +211,66 @@ fn what_is_put_together_has_to_be_in_one_partition() {
         ),
         ("SELECT window_start, amount FROM W ORDER BY amount LIMIT 3", &[9][..], country),
     ] {
-        let sql = over(query, TUMBLE, HOP, UNEVEN);
+        let sql = over(query, WINDOWS);
         let query = Engine::new().plan(&sql, &[("sales", sales_schema())]).unwrap();
         assert_eq!(query.spread_faults(std::slice::from_ref(&alone)), [], "{sql}");
         assert!(fine == [9] || query.spread_faults(&[spread(fine)]).is_empty(), "{sql}");
         assert!(!query.spread_faults(&[spread(not)]).is_empty(), "{sql}");
         assert!(!query.spread_faults(&[spread(&[])]).is_empty(), "{sql}");
     }
+}
+
+#[test]
+fn sessions_grow_together_where_a_row_comes_between_them() {
+    let sql = "SELECT window_start, window_end, country, count(*) AS n FROM session(sales, at, INTERVAL '20 seconds', country) \
+               GROUP BY window_start, window_end, country";
+    let mut operator = windowed(sql);
+    let at = |second: i16, country: u8| (second, Some(country), None);
+    operator.absorb(0, &sales(&[at(0, 1), at(30, 1), at(30, 2), at(59, 2)])).unwrap();
+    // Those of 30 could still grow together with that of 0.
+    assert_eq!(closed(&mut operator, Some(15)), Vec::<String>::new());
+    operator.absorb(0, &sales(&[at(15, 1)])).unwrap();
+    // A row at the end of a session is in the next one.
+    operator.absorb(0, &sales(&[at(50, 2)])).unwrap();
+    assert_eq!(closed(&mut operator, Some(49)), Vec::<String>::new());
+    assert_eq!(
+        closed(&mut operator, Some(52)),
+        ["1970-01-01T00:00:00,1970-01-01T00:00:50,c1,3", "1970-01-01T00:00:30,1970-01-01T00:00:50,c2,1"]
+    );
+    let late = operator.absorb(0, &sales(&[at(51, 3), at(52, 3)])).unwrap();
+    assert_eq!(late.rejects.iter().map(|reject| (reject.row, reject.class)).collect::<Vec<_>>(), [(0, Class::Late)]);
+    assert_eq!(
+        closed(&mut operator, None),
+        ["1970-01-01T00:00:52,1970-01-01T00:01:12,c3,1", "1970-01-01T00:00:50,1970-01-01T00:01:19,c2,2"]
+    );
+}
+
+#[test]
+fn whose_sessions_they_are_has_to_be_known_where_rows_are_put_together() {
+    let faults = |sql: &str| Engine::new().plan(sql, &[("sales", sales_schema())]).map(|_| ()).unwrap_err().remove(0);
+    let session = "session(sales, at, INTERVAL '20 seconds', country)";
+    let all = faults(&format!("SELECT window_start, count(*) AS n FROM {session} GROUP BY window_start"));
+    assert_eq!(all.message, "an aggregate over all windows would never be complete");
+    let pruned = faults(&format!("SELECT window_end, count(*) AS n FROM {session} GROUP BY window_end"));
+    assert_eq!(pruned.message, "whose sessions they are is not known where rows are put together");
+    let unknown = faults("SELECT window_end FROM session(sales, at, INTERVAL '20 seconds', contry)");
+    assert_eq!(
+        (unknown.message.as_str(), unknown.help.as_deref()),
+        ("there is no column `contry`", Some("did you mean `country`?"))
+    );
+    let none = faults("SELECT window_end FROM session(sales, at, 20)");
+    assert_eq!(none.message, "this is no interval");
+    // Without a column, all rows have their sessions together.
+    windowed(
+        "SELECT window_start, window_end, count(*) AS n FROM session(sales, at, INTERVAL '20 seconds') GROUP BY window_start, window_end",
+    );
+    let spread = |key: &[usize]| [Spread { name: "sales", key: key.to_vec(), partitions: 4 }];
+    let sql = format!("SELECT window_end, country, count(*) AS n FROM {session} GROUP BY window_end, country");
+    let query = Engine::new().plan(&sql, &[("sales", sales_schema())]).unwrap();
+    assert_eq!(query.spread_faults(&spread(&[1])), []);
+    assert!(
+        query.spread_faults(&spread(&[2]))[0]
+            .message
+            .starts_with("the rows of a session can be in any of 4 partitions")
+    );
 }

@@ -13,23 +13,36 @@ use datafusion::logical_expr::{
 };
 
 use crate::codec::time;
-use crate::operator::Spacing;
+use crate::operator::{Kind, Spacing};
 
 /// Of the start of a window, the slide of the windows, their size and their offset, in nanoseconds.
 pub(super) const START: &str = "window bound start";
 /// The same.
 pub(super) const END: &str = "window bound end";
+/// Of the time of a row, the gap between sessions, in nanoseconds, and the columns that the rows of a session share.
+pub(super) const SESSION_START: &str = "session bound start";
+/// The same.
+pub(super) const SESSION_END: &str = "session bound end";
+/// Of a column that the rows of a session share, the number of the column among these.
+pub(super) const SESSION_KEY: &str = "session key";
 
-/// The functions of both bounds. They have names that nobody writes by chance.
-pub(super) static FUNCTIONS: LazyLock<[Arc<ScalarUDF>; 2]> = LazyLock::new(|| {
-    [(START, false), (END, true)].map(|(name, is_end)| {
-        let signature = Signature::any(4, Volatility::Immutable);
-        Arc::new(ScalarUDF::from(Bounds { name, is_end, signature }))
-    })
+/// The functions of bounds. They have names that nobody writes by chance.
+pub(super) static FUNCTIONS: LazyLock<Vec<Arc<ScalarUDF>>> = LazyLock::new(|| {
+    let bounds = [
+        (START, false, Signature::any(4, Volatility::Immutable)),
+        (END, true, Signature::any(4, Volatility::Immutable)),
+        (SESSION_START, false, Signature::variadic_any(Volatility::Immutable)),
+        (SESSION_END, true, Signature::variadic_any(Volatility::Immutable)),
+    ];
+    let bounds = bounds.map(|(name, is_end, signature)| ScalarUDF::from(Bounds { name, is_end, signature }));
+    let key = ScalarUDF::from(SessionKey { signature: Signature::any(2, Volatility::Immutable) });
+    bounds.into_iter().chain([key]).map(Arc::new).collect()
 });
 
 /// What the metadata of a column with a bound are named.
 const KEY: &str = "fidelio.window";
+/// What the metadata of a column are named that the rows of a session share.
+const SHARED: &str = "fidelio.session";
 
 /// What a column holds that has a bound of the window that its row is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +50,7 @@ pub(in crate::sql) struct Bound {
     /// Whether it is the end of the window and not its start.
     pub(in crate::sql) is_end: bool,
     /// The windows.
-    pub(in crate::sql) spacing: Spacing,
+    pub(in crate::sql) of: Kind,
 }
 
 impl Bound {
@@ -46,32 +59,53 @@ impl Bound {
         let text = field.metadata().get(KEY)?;
         let mut parts = text.split(' ');
         let data_type = parts.next_back()?;
+        let (kind, bound) = (parts.next()?, parts.next()?);
         let mut number = || parts.next()?.parse::<i64>().ok();
-        let is_end = number()? == 1;
-        let spacing = Spacing { slide: number()?, size: number()?, offset: number()? };
-        let unchanged = !field.is_nullable() && field.data_type().to_string().replace(' ', "") == data_type;
-        unchanged.then_some(Self { is_end, spacing })
+        let of = match kind {
+            "spaced" => Kind::Spaced(Spacing { slide: number()?, size: number()?, offset: number()? }),
+            _ => Kind::Sessions { gap: number()?, keys: number()? as usize },
+        };
+        let unchanged = !field.is_nullable() && written(field.data_type()) == data_type;
+        unchanged.then_some(Self { is_end: bound == "end", of })
     }
 
     fn metadata(self, data_type: &DataType) -> HashMap<String, String> {
-        let Self { is_end, spacing: Spacing { slide, size, offset } } = self;
-        let data_type = data_type.to_string().replace(' ', "");
-        HashMap::from([(KEY.to_owned(), format!("{} {slide} {size} {offset} {data_type}", i32::from(is_end)))])
+        let bound = if self.is_end { "end" } else { "start" };
+        let data_type = written(data_type);
+        let text = match self.of {
+            Kind::Spaced(Spacing { slide, size, offset }) => {
+                format!("spaced {bound} {slide} {size} {offset} {data_type}")
+            }
+            Kind::Sessions { gap, keys } => format!("sessions {bound} {gap} {keys} {data_type}"),
+        };
+        HashMap::from([(KEY.to_owned(), text)])
     }
 
     /// From the bound to the end of the window, in nanoseconds.
     pub(in crate::sql) fn to_end(self) -> i64 {
-        if self.is_end { 0 } else { self.spacing.size }
+        if self.is_end { 0 } else { self.of.size() }
     }
+}
+
+/// A type as one word.
+fn written(data_type: &DataType) -> String {
+    data_type.to_string().replace(' ', "")
+}
+
+/// Which of the columns it is that the rows of a session share, if it is one as it was.
+pub(in crate::sql) fn shared(field: &Field) -> Option<usize> {
+    let (number, data_type) = field.metadata().get(SHARED)?.split_once(' ')?;
+    (written(field.data_type()) == data_type).then(|| number.parse().ok())?
 }
 
 /// The field without what it says of windows.
 pub(in crate::sql) fn forgotten(field: &FieldRef) -> FieldRef {
-    if !field.metadata().contains_key(KEY) {
+    if !field.metadata().contains_key(KEY) && !field.metadata().contains_key(SHARED) {
         return Arc::clone(field);
     }
     let mut metadata = field.metadata().clone();
     metadata.remove(KEY);
+    metadata.remove(SHARED);
     Arc::new(field.as_ref().clone().with_metadata(metadata))
 }
 
@@ -80,6 +114,44 @@ struct Bounds {
     name: &'static str,
     is_end: bool,
     signature: Signature,
+}
+
+impl Bounds {
+    fn is_of_sessions(&self) -> bool {
+        matches!(self.name, SESSION_START | SESSION_END)
+    }
+}
+
+/// Marks a column that the rows of a session share.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct SessionKey {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for SessionKey {
+    fn name(&self) -> &str {
+        SESSION_KEY
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        types.first().cloned().map_or_else(|| plan_err!("a session is of a column"), Ok)
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        let (Some(field), Some(Some(number))) = (args.arg_fields.first(), args.scalar_arguments.get(1)) else {
+            return plan_err!("a session is of a column");
+        };
+        let metadata = HashMap::from([(SHARED.to_owned(), format!("{number} {}", written(field.data_type())))]);
+        Ok(Arc::new(Field::new(SESSION_KEY, field.data_type().clone(), field.is_nullable()).with_metadata(metadata)))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        args.args.into_iter().next().map_or_else(|| exec_err!("a session is of a column"), Ok)
+    }
 }
 
 impl ScalarUDFImpl for Bounds {
@@ -100,8 +172,11 @@ impl ScalarUDFImpl for Bounds {
             Some(Some(ScalarValue::Int64(Some(nanos)))) => Ok(*nanos),
             _ => plan_err!("the size of windows is a constant"),
         };
-        let spacing = Spacing { slide: constant(1)?, size: constant(2)?, offset: constant(3)? };
-        let bound = Bound { is_end: self.is_end, spacing };
+        let of = match self.is_of_sessions() {
+            true => Kind::Sessions { gap: constant(1)?, keys: args.arg_fields.len().saturating_sub(2) },
+            false => Kind::Spaced(Spacing { slide: constant(1)?, size: constant(2)?, offset: constant(3)? }),
+        };
+        let bound = Bound { is_end: self.is_end, of };
         let Some(start) = args.arg_fields.first() else { return plan_err!("a window starts somewhere") };
         let metadata = bound.metadata(start.data_type());
         Ok(Arc::new(Field::new(self.name, start.data_type().clone(), false).with_metadata(metadata)))
@@ -109,7 +184,7 @@ impl ScalarUDFImpl for Bounds {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let (Some(start), Some(ColumnarValue::Scalar(ScalarValue::Int64(Some(size))))) =
-            (args.args.first(), args.args.get(2))
+            (args.args.first(), args.args.get(if self.is_of_sessions() { 1 } else { 2 }))
         else {
             return exec_err!("the size of windows is a constant");
         };

@@ -19,9 +19,12 @@ pub(super) const ONE: &str = "window start";
 /// Of a time, the slide of the windows, their size and their offset, in nanoseconds.
 pub(super) const SEVERAL: &str = "window starts";
 
+/// Of a time, the time: it is the start of a session of which nothing else is known.
+pub(super) const MOMENT: &str = "window moment";
+
 /// The functions that queries around windows call. They have names that nobody writes by chance.
-pub(super) static FUNCTIONS: LazyLock<[Arc<ScalarUDF>; 2]> = LazyLock::new(|| {
-    [(ONE, false, 3), (SEVERAL, true, 4)].map(|(name, several, arguments)| {
+pub(super) static FUNCTIONS: LazyLock<[Arc<ScalarUDF>; 3]> = LazyLock::new(|| {
+    [(ONE, false, 3), (SEVERAL, true, 4), (MOMENT, false, 1)].map(|(name, several, arguments)| {
         let signature = Signature::any(arguments, Volatility::Immutable);
         Arc::new(ScalarUDF::from(Starts { name, several, signature }))
     })
@@ -42,9 +45,7 @@ impl Starts {
 
     /// The windows over such a time.
     fn grid(&self, time: &DataType, constants: &[Option<&ScalarValue>]) -> Result<Grid> {
-        let DataType::Timestamp(unit, _) = time else {
-            return plan_err!("windows are over a timestamp, and this is a {}", types::name(time));
-        };
+        let unit = check_is_timestamp(time)?;
         let tick = codec::time::tick(time).unwrap_or(1);
         let whole = match unit {
             TimeUnit::Second => "seconds",
@@ -85,7 +86,11 @@ impl ScalarUDFImpl for Starts {
             return plan_err!("windows are over a timestamp");
         };
         let time = time.data_type();
-        self.grid(time, constants)?;
+        if self.name == MOMENT {
+            check_is_timestamp(time)?;
+        } else {
+            self.grid(time, constants)?;
+        }
         let data_type = if self.several { DataType::List(Self::item(time)) } else { time.clone() };
         Ok(Arc::new(Field::new(self.name, data_type, false)))
     }
@@ -104,6 +109,10 @@ impl ScalarUDFImpl for Starts {
             })
             .collect();
         let time = time.into_array(args.number_rows)?;
+        if self.name == MOMENT {
+            check_are_times(&time)?;
+            return Ok(ColumnarValue::Array(time));
+        }
         let grid = self.grid(time.data_type(), &constants)?;
         let starts = if self.several { grid.all(&time)? } else { grid.last(&time)? };
         Ok(ColumnarValue::Array(starts))
@@ -155,10 +164,19 @@ impl Grid {
 }
 
 fn numbers(times: &ArrayRef) -> Result<Int64Array> {
-    if times.null_count() > 0 {
-        return exec_err!("a row without a time is in no window");
-    }
+    check_are_times(times)?;
     Ok(cast(times, &DataType::Int64)?.as_primitive::<Int64Type>().clone())
+}
+
+fn check_are_times(times: &ArrayRef) -> Result<()> {
+    if times.null_count() > 0 { exec_err!("a row without a time is in no window") } else { Ok(()) }
+}
+
+fn check_is_timestamp(time: &DataType) -> Result<TimeUnit> {
+    match time {
+        DataType::Timestamp(unit, _) => Ok(*unit),
+        other => plan_err!("windows are over a timestamp, and this is a {}", types::name(other)),
+    }
 }
 
 fn too_early() -> DataFusionError {

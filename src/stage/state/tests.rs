@@ -15,11 +15,12 @@ use crate::bus::memory::Memory;
 use crate::bus::{Change, Cleanup, Commit, Group, Headers, Lease, Topic, TopicSpec};
 use crate::sql::Engine;
 
-/// Partial aggregates of panes, and rows.
+/// Partial aggregates of panes, rows, and rows of sessions.
 const QUERY: &str = "SELECT window_start, name, count(*) AS n, median(amount) AS m, approx_distinct(amount) AS d \
      FROM hop(t, at, INTERVAL '20 seconds', INTERVAL '1 minute') GROUP BY window_start, name \
      UNION ALL SELECT window_start, name, row_number() OVER (PARTITION BY window_start ORDER BY amount, name), 0.5, 0 \
-     FROM tumble(t, at, INTERVAL '1 minute')";
+     FROM tumble(t, at, INTERVAL '1 minute') \
+     UNION ALL SELECT window_start, name, count(*), 0.5, 0 FROM session(t, at, INTERVAL '20 seconds', name) GROUP BY window_start, name";
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -45,7 +46,12 @@ fn windows() -> Windowed {
 
 fn shown(windows: &mut Windowed) -> String {
     // Sketches of distinct values have no order of their own.
-    windows.merged().unwrap().iter().map(|batch| pretty_format_batches(&[batch.clone()]).unwrap().to_string()).collect()
+    windows
+        .merged()
+        .unwrap()
+        .iter()
+        .map(|batch| pretty_format_batches(std::slice::from_ref(batch)).unwrap().to_string())
+        .collect()
 }
 
 fn state() -> Topic {

@@ -1,0 +1,87 @@
+//! Rows to sessions. Which session a row is in depends on those before and behind it, so it is found out when they can be over.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Int64Array, UInt32Array};
+use arrow::compute::{cast, take_record_batch};
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
+use arrow::row::{RowConverter, Rows, SortField};
+
+use super::place::Sessions;
+
+/// Rows of sessions that are over, and the others.
+pub(super) struct Divided {
+    /// The rows of all sessions that end at the same time, with the bounds of their sessions; by that time, ascending.
+    pub(super) over: Vec<(i64, RecordBatch)>,
+    /// Rows of sessions that are not over, as they were.
+    pub(super) open: RecordBatch,
+}
+
+/// A row of a session.
+#[derive(Clone, Copy)]
+struct InSession {
+    end: i64,
+    start: i64,
+    row: u32,
+}
+
+/// Divides rows of these times into those of sessions that end by `until` and the others.
+pub(super) fn divide(
+    batch: &RecordBatch,
+    times: &Int64Array,
+    of: &Sessions,
+    until: i64,
+) -> Result<Divided, ArrowError> {
+    let keys = keys(batch, of)?;
+    let same = |a: u32, b: u32| keys.as_ref().is_none_or(|keys| keys.row(a as usize) == keys.row(b as usize));
+    let time = |row: u32| times.values().get(row as usize).copied().unwrap_or_default();
+    let mut rows: Vec<u32> = (0..batch.num_rows() as u32).collect();
+    match &keys {
+        Some(keys) => rows.sort_by(|a, b| {
+            let by_key = keys.row(*a as usize).cmp(&keys.row(*b as usize));
+            by_key.then_with(|| time(*a).cmp(&time(*b)))
+        }),
+        None => rows.sort_by_key(|row| time(*row)),
+    }
+    let (mut over, mut open) = (Vec::new(), Vec::new());
+    for session in rows.chunk_by(|a, b| same(*a, *b) && time(*b).saturating_sub(time(*a)) < of.gap) {
+        let (Some(first), Some(last)) = (session.first(), session.last()) else { continue };
+        let (start, end) = (time(*first), time(*last).saturating_add(of.gap));
+        match end <= until {
+            true => over.extend(session.iter().map(|row| InSession { end, start, row: *row })),
+            false => open.extend_from_slice(session),
+        }
+    }
+    // As they came, but for the order of sessions.
+    open.sort_unstable();
+    over.sort_by_key(|row| (row.end, row.row));
+    let over = over.chunk_by(|a, b| a.end == b.end).filter_map(|rows| Some((rows.first()?.end, rows)));
+    let over = over.map(|(end, rows)| Ok((end, with_bounds(batch, rows, of)?)));
+    Ok(Divided {
+        over: over.collect::<Result<_, ArrowError>>()?,
+        open: take_record_batch(batch, &UInt32Array::from(open))?,
+    })
+}
+
+/// What rows of a session have in common, in a form that can be compared; `None` where it is nothing.
+fn keys(batch: &RecordBatch, of: &Sessions) -> Result<Option<Rows>, ArrowError> {
+    let columns: Vec<ArrayRef> = of.keys.iter().filter_map(|column| batch.columns().get(*column).cloned()).collect();
+    if columns.is_empty() {
+        return Ok(None);
+    }
+    let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
+    Ok(Some(RowConverter::new(fields)?.convert_columns(&columns)?))
+}
+
+fn with_bounds(batch: &RecordBatch, rows: &[InSession], of: &Sessions) -> Result<RecordBatch, ArrowError> {
+    let taken = take_record_batch(batch, &UInt32Array::from_iter_values(rows.iter().map(|row| row.row)))?;
+    let mut columns = taken.columns().to_vec();
+    for (column, is_end) in &of.bounds {
+        let bounds = Int64Array::from_iter_values(rows.iter().map(|row| if *is_end { row.end } else { row.start }));
+        if let Some(column) = columns.get_mut(*column) {
+            *column = cast(&(Arc::new(bounds) as ArrayRef), column.data_type())?;
+        }
+    }
+    RecordBatch::try_new(taken.schema(), columns)
+}
