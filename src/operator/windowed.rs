@@ -419,8 +419,9 @@ impl Windowed {
         self.closed
     }
 
-    /// When the first window starts that yields results once all that end by then have closed.
-    pub(crate) fn first_open(&self, closed: Nanos) -> Nanos {
+    /// When the first window starts that can still yield results, once some have closed.
+    pub(crate) fn first_open(&self) -> Nanos {
+        let closed = self.closed;
         let of_leaf = |(leaf, runs): (&Leaf, &Runs)| match leaf.windows {
             Kind::Spaced(spacing) => spacing.first_open(closed),
             Kind::Sessions { .. } => runs.first_time().map_or(closed, |first| first.min(closed)),

@@ -144,7 +144,7 @@ impl Queries {
             Some(Watermark::Idle) | None => return Ok(said),
         };
         let closed = windows.close(until)?;
-        let says = until.map(|until| Watermark::Time((windows.first_open(until) / 1_000) as Micros));
+        let says = until.map(|_| Watermark::Time(windows.first_open().div_euclid(1_000) as Micros));
         let mut results = Vec::new();
         for closed in closed {
             results.push(closed.results);

@@ -288,3 +288,47 @@ fn what_open_windows_hold_is_shown_as_rows() {
         assert!(String::from_utf8_lossy(&output.stderr).contains(said));
     }
 }
+
+#[test]
+fn what_a_window_cannot_yield_is_a_dead_letter_and_the_others_are_there() {
+    let of_rows = PIPELINE.replace("sum(pages) AS pages", "sum(pages) / (count(*) - 58) AS pages");
+    let scratch = Scratch::with(&of_rows);
+    let text = visits(0..3_000);
+    scratch.write("in/a.ndjson", &text);
+    let summary = scratch.run();
+    summary.assert_balanced();
+    let all = minutes_of(&text);
+    let (failed, fine): (Minutes, Minutes) = all.into_iter().partition(|(_, (visits, _))| *visits == 58);
+    assert!(!failed.is_empty());
+    assert_eq!(summary.of("minutes", "emitted"), (failed.len() + fine.len()) as i64);
+    assert_eq!(summary.of("minutes", "rows_out"), fine.len() as i64);
+    let letters = scratch.dead_letters();
+    let countries: Vec<&str> = letters.iter().map(|letter| letter["value"]["country"].as_str().unwrap()).collect();
+    let mut expected: Vec<&str> = failed.keys().map(|(_, country)| country.as_str()).collect();
+    expected.sort_unstable();
+    let mut found = countries.clone();
+    found.sort_unstable();
+    assert_eq!(found, expected);
+    for letter in &letters {
+        assert_eq!((&letter["class"], &letter["stage"]), (&json!("expression"), &json!("minutes")));
+        assert!(letter["message"].as_str().unwrap().contains("division by zero"), "{letter}");
+    }
+
+    // Where a window function fails, the window does.
+    let of_window = PIPELINE.replace(
+        "SELECT window_start AS minute, country, count(*) AS visits, sum(pages) AS pages",
+        "SELECT window_start AS minute, country, count(*) AS visits, \
+         sum(10 / (count(*) - 58)) OVER (PARTITION BY window_start, country) AS pages",
+    );
+    let scratch = Scratch::with(&of_window);
+    scratch.write("in/a.ndjson", &text);
+    scratch.run().assert_balanced();
+    let letters = scratch.dead_letters();
+    assert!(
+        letters.iter().all(|letter| letter["class"] == "expression" && letter["stage"] == "minutes"),
+        "{letters:?}"
+    );
+    let minutes =
+        |minutes: &Minutes| minutes.keys().map(|(minute, _)| minute.clone()).collect::<std::collections::BTreeSet<_>>();
+    assert!(!letters.is_empty() && letters.len() <= 4 * minutes(&failed).len());
+}
