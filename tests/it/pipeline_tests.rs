@@ -34,8 +34,8 @@ fn test(tests: &str) -> (Option<i32>, String) {
 
 #[test]
 fn the_tests_of_the_examples_pass() {
-    for example in ["flights", "events"] {
-        let file = format!("{}/pipelines/{example}/{example}.toml", env!("CARGO_MANIFEST_DIR"));
+    for example in ["flights/flights", "events/events", "events/windows"] {
+        let file = format!("{}/pipelines/{example}.toml", env!("CARGO_MANIFEST_DIR"));
         let output = Scratch::new().fidelio(&["test", &file]);
         let said = String::from_utf8(output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(0), "{said}");
