@@ -1,6 +1,7 @@
 //! `[stages.NAME]`
 
 use std::path::Path;
+use std::time::Duration;
 
 use toml::de::DeValue;
 
@@ -47,6 +48,7 @@ pub(super) fn stage(name: Spanned<String>, value: &Value, dir: &Path) -> (Stage,
         from: from.unwrap_or_default(),
         schema: schema.unwrap_or_default(),
         event_time: table.get("event_time").and_then(|value| event_time(&value)),
+        corrects_for: corrects_for(&table),
         state_limit: table.get("state_limit").and_then(|value| {
             let bytes = size_of(&value, MAX_STATE_BYTES)?;
             Some(Spanned::new(bytes, value.span()))
@@ -70,6 +72,7 @@ fn blank(name: Spanned<String>) -> Stage {
         work: Work::Sql(nothing()),
         schema: Vec::new(),
         event_time: None,
+        corrects_for: None,
         state_limit: None,
         key: Vec::new(),
         partitions: None,
@@ -171,7 +174,7 @@ pub(super) fn names(value: &Value, example: &str) -> Option<Vec<Spanned<String>>
 
 /// Notes what a sink cannot have, since it has no results.
 fn refuse_results(table: &Table) {
-    for key in ["schema", "event_time", "state_limit", "key", "partitions", "events", "format"] {
+    for key in ["schema", "event_time", "late", "correct_for", "state_limit", "key", "partitions", "events", "format"] {
         if table.get(key).is_some() {
             let span = table.key_span(key).unwrap_or_default();
             let fault = Fault::new(span, format!("a sink has no results, so it has no `{key}`"));
@@ -219,6 +222,28 @@ fn event_time(value: &Value) -> Option<EventTime> {
     let idle_after = table.get("idle_after").and_then(|value| duration_of(&value));
     table.finish();
     Some(EventTime { column: column?, out_of_orderness, idle_after })
+}
+
+/// `late = "correct"` with `correct_for = "1d"`
+fn corrects_for(table: &Table) -> Option<Spanned<Duration>> {
+    let late = table.get("late");
+    let corrects = late.as_ref().and_then(|late| late.choice(&[("dead-letter", false), ("correct", true)]));
+    let duration = table.get("correct_for").map(|value| (duration_of(&value), value.span()));
+    match (corrects, duration) {
+        (Some(true), None) => {
+            let span = late.map(|late| late.span()).unwrap_or_default();
+            let fault = Fault::new(span, "windows that can be corrected for ever would be kept for ever");
+            table.document.fault(fault.help("say for how long in event time: correct_for = \"1d\""));
+            None
+        }
+        (Some(true), Some((duration, span))) => Some(Spanned::new(duration?, span)),
+        (_, Some((_, span))) => {
+            let fault = Fault::new(span, "late rows are dead letters, and no window is corrected");
+            table.document.fault(fault.help("add late = \"correct\", or leave it out"));
+            None
+        }
+        _ => None,
+    }
 }
 
 fn partitions(value: &Value) -> Option<Spanned<u32>> {

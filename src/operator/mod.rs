@@ -13,7 +13,8 @@ pub(crate) use step::{Conform, Project, Step};
 pub(crate) use transform::{Branch, Transform};
 pub(crate) use unnest::Unnest;
 pub(crate) use windowed::{
-    Absorbed, Chunk, Failed, Kind, Leaf, LeafExec, Nanos, Partial, Place, Plan, Spacing, Windowed,
+    Absorbed, CORRECTION, Chunk, Failed, Kind, Leaf, LeafExec, Nanos, Partial, Place, Plan, Spacing, Windowed,
+    with_mark,
 };
 
 /// What became of one input batch. Every row of it either is a reject, was filtered out, or has at least one row in

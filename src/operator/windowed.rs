@@ -15,9 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{BooleanArray, UInt32Array};
+use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
 use arrow::compute::{concat_batches, filter_record_batch, take};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
@@ -53,9 +53,15 @@ pub(crate) struct Plan {
     pub(crate) chooses: bool,
     /// Whether results have an order that the query gives them.
     pub(crate) is_ordered: bool,
-    /// The columns of the results.
+    /// For how long, in nanoseconds of event time, windows that have closed are kept, so that they can be corrected. Results then
+    /// have a column more, which says whether they are corrections.
+    pub(crate) corrects_for: Option<i64>,
+    /// The columns of the results, but for that of corrections.
     pub(crate) schema: SchemaRef,
 }
+
+/// The column of results that says whether they are corrections.
+pub(crate) const CORRECTION: &str = "correction";
 
 /// Rows of one or more inputs in their windows.
 #[derive(Debug, Clone)]
@@ -143,6 +149,8 @@ pub(crate) struct Windowed {
     fresh: Vec<Vec<RecordBatch>>,
     /// All windows that end by then have closed.
     closed: Nanos,
+    /// The ends of windows that have closed and have had rows since.
+    corrected: BTreeSet<Nanos>,
     /// How much later windows close next at the earliest. To find sessions that are over, all that are open are looked at.
     pace: Nanos,
 }
@@ -195,17 +203,28 @@ impl Windowed {
             open: plan.leaves.iter().map(Leaf::runs).collect(),
             fresh: vec![Vec::new(); plan.leaves.len()],
             closed: Nanos::MIN,
+            corrected: BTreeSet::new(),
             pace: plan.leaves.iter().map(|leaf| pace(leaf.windows)).max().unwrap_or(0),
             plan,
         }
     }
 
-    /// Takes the rows of a batch of that input into their windows. A row of which a window has closed is late, and in none.
+    /// All windows that end by then have closed, and are not kept any more.
+    fn gone(&self) -> Nanos {
+        match self.plan.corrects_for {
+            Some(kept) if self.closed > Nanos::MIN => self.closed - Nanos::from(kept),
+            _ => self.closed,
+        }
+    }
+
+    /// Takes the rows of a batch of that input into their windows. A row of which a window has closed and is not kept any more
+    /// is late, and in none.
     pub(crate) fn absorb(&mut self, input: usize, batch: &RecordBatch) -> Result<Absorbed> {
         let pieces = narrow(0..batch.num_rows(), &mut |rows: Range<usize>| {
             guarded(|| self.piece(input, &batch.slice(rows.start, rows.len())))
         });
         let mut absorbed = Absorbed::default();
+        let (gone, closed) = (self.gone(), self.closed);
         for (rows, piece) in pieces {
             let Piece { kept, late, left_out } = match piece {
                 Ok(piece) => piece,
@@ -224,7 +243,9 @@ impl Windowed {
             absorbed.rejects.extend(late.into_iter().map(reject));
             for ((runs, fresh), kept) in self.open.iter_mut().zip(&mut self.fresh).zip(kept) {
                 if kept.num_rows() > 0 {
-                    fresh.push(runs.push(kept)?);
+                    let kept = runs.push(kept)?;
+                    self.corrected.extend(runs.ends(&kept, gone, closed)?);
+                    fresh.push(kept);
                 }
             }
         }
@@ -236,7 +257,7 @@ impl Windowed {
         let rows = self.inlets.iter().map(|inlet| inlet.evaluate(input, batch)).collect::<Result<Vec<_>, _>>()?;
         let mut late = BTreeSet::new();
         for (leaf, rows) in self.plan.leaves.iter().zip(&rows) {
-            let (times, until) = (leaf.place.times(&rows.batch)?, leaf.place.late_until(self.closed));
+            let (times, until) = (leaf.place.times(&rows.batch)?, leaf.place.late_until(self.gone()));
             let behind = times.values().iter().enumerate().filter(|(_, time)| **time <= until);
             late.extend(behind.map(|(row, _)| origin(rows, row)));
         }
@@ -257,7 +278,7 @@ impl Windowed {
         let mut windows: BTreeMap<Nanos, Vec<Vec<RecordBatch>>> = BTreeMap::new();
         let leaves = self.open.len();
         for (number, runs) in self.open.iter_mut().enumerate() {
-            for (end, batches) in runs.take(self.closed, until)? {
+            for (end, batches) in runs.closing(self.closed, until)? {
                 let of_leaves = windows.entry(end).or_insert_with(|| vec![Vec::new(); leaves]);
                 if let Some(of_leaf) = of_leaves.get_mut(number) {
                     *of_leaf = batches;
@@ -265,10 +286,27 @@ impl Windowed {
             }
         }
         self.closed = self.closed.max(until.or(windows.keys().next_back().copied()).unwrap_or(Nanos::MIN));
+        let gone = self.gone();
+        for runs in &mut self.open {
+            runs.release(gone)?;
+        }
+        self.yielded(windows.into_values().collect(), false)
+    }
+
+    /// The results of windows that have closed and have had rows since, once more, in the order of their ends.
+    pub(crate) fn correct(&mut self) -> Result<Vec<Closed>> {
+        let ends = std::mem::take(&mut self.corrected);
+        let of_window = |end: Nanos| self.open.iter().map(|runs| runs.of_window(end)).collect::<Result<Vec<_>>>();
+        let windows = ends.into_iter().map(of_window).collect::<Result<Vec<_>>>()?;
+        self.yielded(windows, true)
+    }
+
+    /// What windows yield, in their order.
+    fn yielded(&mut self, windows: Vec<Vec<Vec<RecordBatch>>>, is_correction: bool) -> Result<Vec<Closed>> {
         let mut closed = Vec::new();
         let mut together = Vec::new();
         let mut rows = 0;
-        for window in windows.into_values() {
+        for window in windows {
             rows += window.iter().flatten().map(RecordBatch::num_rows).sum::<usize>();
             together.push(window);
             // The rows of different windows have nothing to do with each other, unless the query has an end for each.
@@ -278,6 +316,11 @@ impl Windowed {
             }
         }
         self.results(together, &mut closed)?;
+        if self.plan.corrects_for.is_some() {
+            for closed in &mut closed {
+                closed.results = marked(&closed.results, is_correction)?;
+            }
+        }
         Ok(closed)
     }
 
@@ -362,15 +405,15 @@ impl Windowed {
     /// The part of a chunk whose windows are still open.
     pub(crate) fn still_open(&self, chunk: Chunk) -> Result<Option<Chunk>> {
         let Some(runs) = self.open.get(chunk.leaf) else { return Ok(None) };
-        let rows = runs.open(chunk.rows, self.closed)?;
+        let rows = runs.open(chunk.rows, self.gone())?;
         Ok((rows.num_rows() > 0).then_some(Chunk { rows, ..chunk }))
     }
 
     /// What has come into windows that are still open since this was last called.
     pub(crate) fn fresh(&mut self) -> Result<Vec<Chunk>> {
-        let mut chunks = Vec::new();
+        let (mut chunks, gone) = (Vec::new(), self.gone());
         for (number, (fresh, runs)) in self.fresh.iter_mut().zip(&self.open).enumerate() {
-            let batches = std::mem::take(fresh).into_iter().map(|batch| runs.open(batch, self.closed));
+            let batches = std::mem::take(fresh).into_iter().map(|batch| runs.open(batch, gone));
             let mut batches = batches.collect::<Result<Vec<_>, ArrowError>>()?;
             batches.retain(|batch| batch.num_rows() > 0);
             let batches = runs.reduced(batches)?;
@@ -402,9 +445,10 @@ impl Windowed {
     /// Takes back what was kept when all windows that end by `closed` had closed.
     pub(crate) fn restore(&mut self, closed: Nanos, chunks: Vec<Chunk>) -> Result<()> {
         self.closed = closed;
+        let gone = self.gone();
         for Chunk { leaf, rows } in chunks {
             if let Some(runs) = self.open.get_mut(leaf) {
-                let open = runs.open(rows, closed)?;
+                let open = runs.open(rows, gone)?;
                 runs.push(open)?;
             }
         }
@@ -433,6 +477,19 @@ impl Windowed {
     pub(crate) fn bytes(&self) -> usize {
         self.open.iter().map(Runs::bytes).sum()
     }
+}
+
+/// Results with the column that says whether they are corrections.
+fn marked(results: &RecordBatch, is_correction: bool) -> Result<RecordBatch, ArrowError> {
+    let mark = BooleanArray::from(vec![is_correction; results.num_rows()]);
+    let columns = results.columns().iter().cloned().chain([Arc::new(mark) as ArrayRef]).collect();
+    RecordBatch::try_new(with_mark(results.schema_ref()), columns)
+}
+
+/// The columns of results that can be corrections.
+pub(crate) fn with_mark(schema: &Schema) -> SchemaRef {
+    let mark = Arc::new(Field::new(CORRECTION, DataType::Boolean, false));
+    Arc::new(Schema::new(schema.fields().iter().cloned().chain([mark]).collect::<Vec<_>>()))
 }
 
 fn pace(windows: Kind) -> Nanos {

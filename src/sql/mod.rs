@@ -30,7 +30,7 @@ use datafusion::prelude::SessionConfig;
 use datafusion::sql::planner::SqlToRel;
 use datafusion::sql::sqlparser::ast::Statement;
 
-use crate::operator::{Branch, Operator, Plan, Transform, Windowed};
+use crate::operator::{Branch, CORRECTION, Kind, Operator, Plan, Transform, Windowed, with_mark};
 use catalog::Catalog;
 pub(crate) use fault::{caught, clean};
 pub use spread::Spread;
@@ -201,6 +201,29 @@ impl Query {
             Work::Windows(plan, says) => Work::Windows(Arc::new(plan.followed_by(step, contract)), Arc::clone(says)),
         };
         Ok(Query { schema: Arc::clone(contract), work })
+    }
+
+    /// The same query, whose windows are kept for so many nanoseconds of event time after they have closed, and yield their
+    /// results once more where rows come for them. Results have a column more, `correction`, which says so.
+    pub fn correcting(self, corrects_for: i64) -> Result<Query, Fault> {
+        let wrong =
+            |message: &str, help: &str| Fault { message: message.to_owned(), span: None, help: Some(help.to_owned()) };
+        let Work::Windows(plan, says) = &self.work else {
+            return Err(wrong("the stage has no windows that could be corrected", "leave out `late`"));
+        };
+        if plan.leaves.iter().any(|leaf| matches!(leaf.windows, Kind::Sessions { .. })) {
+            return Err(wrong(
+                "sessions that have closed cannot be corrected",
+                "leave out `late`, or let windows be of a size",
+            ));
+        }
+        if self.schema.column_with_name(CORRECTION).is_some() {
+            let message =
+                format!("results have a column `{CORRECTION}` already, which is to say whether they are corrections");
+            return Err(wrong(&message, "give that column another name"));
+        }
+        let plan = Plan { corrects_for: Some(corrects_for), ..plan.as_ref().clone() };
+        Ok(Query { schema: with_mark(&self.schema), work: Work::Windows(Arc::new(plan), Arc::clone(says)) })
     }
 
     /// Whether its rows are those of windows that have closed, and not each of a row that came in.

@@ -305,6 +305,7 @@ pub(super) fn of_plan(
         above,
         chooses: is(|node| matches!(node, LogicalPlan::Window(_) | LogicalPlan::Sort(_) | LogicalPlan::Limit(_))),
         is_ordered: matches!(middle, LogicalPlan::Sort(_) | LogicalPlan::Limit(_)),
+        corrects_for: None,
         schema: Arc::clone(schema),
     };
     Ok((plan, most))

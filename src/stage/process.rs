@@ -138,13 +138,18 @@ impl Queries {
     /// Closes the windows that nothing more comes into, and gives what that says of the results behind theirs.
     fn close(&mut self, said: Option<Watermark>, made: &mut Made) -> Result<Option<Watermark>, TaskError> {
         let Results::Windows(windows) = &mut self.results else { return Ok(said) };
-        let until = match said {
-            Some(Watermark::Time(micros)) => Some(Nanos::from(micros) * 1_000),
-            Some(Watermark::End) => None,
-            Some(Watermark::Idle) | None => return Ok(said),
+        let mut closed = windows.correct()?;
+        let says = match said {
+            Some(Watermark::Time(micros)) => {
+                closed.extend(windows.close(Some(Nanos::from(micros) * 1_000))?);
+                Some(Watermark::Time(windows.first_open().div_euclid(1_000) as Micros))
+            }
+            Some(Watermark::End) => {
+                closed.extend(windows.close(None)?);
+                said
+            }
+            Some(Watermark::Idle) | None => said,
         };
-        let closed = windows.close(until)?;
-        let says = until.map(|_| Watermark::Time(windows.first_open().div_euclid(1_000) as Micros));
         let mut results = Vec::new();
         for closed in closed {
             results.push(closed.results);
@@ -167,7 +172,7 @@ impl Queries {
             made.parts.push(part);
             self.emitted += emitted;
         }
-        Ok(says.or(said))
+        Ok(says)
     }
 
     /// Where the rows come from that windows yield next.

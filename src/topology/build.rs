@@ -367,6 +367,16 @@ impl<'a> Builder<'a> {
         if let Some(declared) = declared {
             query = planned.under(query, &declared.schema, &stage.schema, &mut self.faults)?;
         }
+        if let Some(kept) = &stage.corrects_for {
+            let nanos = i64::try_from(kept.value.as_nanos()).unwrap_or(i64::MAX);
+            query = match query.correcting(nanos) {
+                Ok(query) => query,
+                Err(fault) => {
+                    self.faults.push(Fault::new(kept.span.clone(), fault.message).maybe_help(fault.help));
+                    return None;
+                }
+            };
+        }
         let contract = Contract { schema: Arc::clone(&query.schema), secret: planned.secret() };
         Some((query, contract))
     }

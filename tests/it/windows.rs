@@ -332,3 +332,44 @@ fn what_a_window_cannot_yield_is_a_dead_letter_and_the_others_are_there() {
         |minutes: &Minutes| minutes.keys().map(|(minute, _)| minute.clone()).collect::<std::collections::BTreeSet<_>>();
     assert!(!letters.is_empty() && letters.len() <= 4 * minutes(&failed).len());
 }
+
+#[test]
+fn rows_that_come_for_a_window_that_has_closed_correct_it_for_as_long_as_it_is_kept() {
+    let pipeline = PIPELINE
+        .replace("[stages.minutes]\n", "[stages.minutes]\nlate = \"correct\"\ncorrect_for = \"2m\"\n")
+        .replace("partitions = 3", "partitions = 1")
+        .replace("partitions = 4", "partitions = 1");
+    let visit = |second: u32, pages: u32| {
+        json!({ "at": format!("2024-03-31T00:{:02}:{:02}Z", second / 60, second % 60), "who": "w", "country": "c", "pages": pages })
+            .to_string()
+    };
+    let tests = format!(
+        r#"
+[[tests]]
+name = "a window is corrected until it is gone"
+stage = "minutes"
+given = {{ visits = [{}] }}
+expect = [
+  {{ minute = "2024-03-31T00:00:00Z", country = "c", visits = 1, pages = 1, correction = false }},
+  {{ minute = "2024-03-31T00:00:00Z", country = "c", visits = 2, pages = 3, correction = true }},
+  {{ minute = "2024-03-31T00:01:00Z", country = "c", visits = 1, pages = 4, correction = false }},
+  {{ minute = "2024-03-31T00:04:00Z", country = "c", visits = 1, pages = 8, correction = false }},
+]
+expect_dead_letters = [{{ class = "late" }}]
+"#,
+        [visit(0, 1), visit(95, 4), visit(1, 2), visit(270, 8), visit(2, 16)].join(", ").replace("\":", "\" = "),
+    );
+    let scratch = Scratch::with(&(pipeline + &tests));
+    let output = scratch.fidelio(&["test", "p.toml"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+    let text: String = [visit(0, 1), visit(95, 4), visit(1, 2), visit(270, 8), visit(2, 16)].join("\n");
+    scratch.write("in/a.ndjson", text);
+    // In one batch none of them is late.
+    scratch.run().assert_balanced();
+    assert!(scratch.ndjson("out/0.ndjson").iter().all(|row| row["correction"] == false));
+    // What was kept is there in the next run.
+    scratch.write("in/b.ndjson", visit(271, 32));
+    scratch.run().assert_balanced();
+    let last = scratch.ndjson("out/0.ndjson").pop().unwrap();
+    assert_eq!((&last["visits"], &last["pages"], &last["correction"]), (&json!(2), &json!(40), &json!(true)));
+}

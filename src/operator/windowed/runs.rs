@@ -1,7 +1,7 @@
 //! The rows that wait for their windows to close, as sorted runs: taking out the windows that close is slicing the front of
 //! each run, and rows of the same groups are merged as runs are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array};
@@ -175,33 +175,52 @@ impl Runs {
         leaf::step(&plan, 0, batches)
     }
 
-    /// The rows of all windows that end by then, or of all there are, by the ends of the windows; what is in no other window is
-    /// taken out. Those that end by `closed` were given before.
-    pub(super) fn take(&mut self, closed: Nanos, until: Option<Nanos>) -> Result<BTreeMap<Nanos, Vec<RecordBatch>>> {
+    /// The rows of all windows that end by then, or of all there are, by the ends of the windows. Those that end by `closed` were
+    /// given before. Rows of sessions are taken out.
+    pub(super) fn closing(&mut self, closed: Nanos, until: Option<Nanos>) -> Result<BTreeMap<Nanos, Vec<RecordBatch>>> {
         let until = until.unwrap_or(Nanos::MAX);
         if let Some(sessions) = self.place.sessions().cloned() {
             return self.take_sessions(&sessions, until);
         }
-        let mut windows: BTreeMap<Nanos, Vec<RecordBatch>> = BTreeMap::new();
+        let mut ends = BTreeSet::new();
         for run in &self.runs {
             for time in run.times.values().chunk_by(|a, b| a == b).filter_map(|same| same.first()) {
-                let mut ends = self.place.ends(*time, closed, until).peekable();
-                if ends.peek().is_none() && self.place.nanos(*time) > until {
+                let mut of_time = self.place.ends(*time, closed, until).peekable();
+                if of_time.peek().is_none() && self.place.nanos(*time) > until {
                     break;
                 }
-                windows.extend(ends.map(|end| (end, Vec::new())));
+                ends.extend(of_time);
             }
         }
-        for (end, batches) in &mut windows {
-            let (before, last) = self.place.of_window(*end);
-            for run in &self.runs {
-                let (first, behind) = (run.after(before), run.after(last));
-                if first < behind {
-                    batches.push(self.in_window(run.batch.slice(first, behind - first), *end)?);
-                }
+        ends.into_iter().map(|end| Ok((end, self.of_window(end)?))).collect()
+    }
+
+    /// The rows of the windows that end then.
+    pub(super) fn of_window(&self, end: Nanos) -> Result<Vec<RecordBatch>> {
+        let (before, last) = self.place.of_window(end);
+        let mut batches = Vec::new();
+        for run in &self.runs {
+            let (first, behind) = (run.after(before), run.after(last));
+            if first < behind {
+                batches.push(self.in_window(run.batch.slice(first, behind - first), end)?);
             }
         }
-        let done = self.place.done_until(until);
+        Ok(batches)
+    }
+
+    /// When the windows of rows end: after the first and not after the second of these.
+    pub(super) fn ends(&self, rows: &RecordBatch, after: Nanos, until: Nanos) -> Result<BTreeSet<Nanos>, ArrowError> {
+        if after >= until || self.place.sessions().is_some() {
+            return Ok(BTreeSet::new());
+        }
+        let times = self.place.times(rows)?;
+        let times = times.values().chunk_by(|a, b| a == b).filter_map(|same| same.first());
+        Ok(times.flat_map(|time| self.place.ends(*time, after, until)).collect())
+    }
+
+    /// Lets go of rows all of whose windows end by then.
+    pub(super) fn release(&mut self, gone: Nanos) -> Result<()> {
+        let done = self.place.done_until(gone);
         let small_from = self.runs.len() - self.small;
         self.small = 0;
         for (number, run) in std::mem::take(&mut self.runs).into_iter().enumerate() {
@@ -211,7 +230,7 @@ impl Runs {
                 self.small += usize::from(number >= small_from);
             }
         }
-        Ok(windows)
+        Ok(())
     }
 
     /// Takes out the rows of all sessions that end by then.

@@ -274,3 +274,59 @@ fn whose_sessions_they_are_has_to_be_known_where_rows_are_put_together() {
             .starts_with("the rows of a session can be in any of 4 partitions")
     );
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_last_results_of_a_window_are_those_of_all_rows_that_came_before_it_was_gone(
+        rows in vec((-200_i16..200, any::<Option<u8>>(), proptest::option::of(-9_i8..9)), 1..80),
+        cuts in vec((1_usize..20, -40_i64..200), 1..12),
+        kept in 0_i64..150,
+        which in 0_usize..4,
+    ) {
+        let query = [
+            "SELECT window_start, country, count(*) AS n, sum(amount) AS total FROM W GROUP BY window_start, country",
+            "SELECT window_start, country, count(*) AS n FROM G GROUP BY window_start, country",
+            "SELECT window_start, at, amount FROM H WHERE amount > 0",
+            "SELECT window_start, country, at, row_number() OVER (PARTITION BY window_start ORDER BY at, amount, country) AS n FROM H",
+        ][which].replace("SELECT window_start, at, amount", "SELECT DISTINCT window_start, at, amount");
+        let sql = over(&query, WINDOWS);
+        let planned = Engine::new().plan(&sql, &[("sales", sales_schema())]).unwrap().correcting(kept * SECOND).unwrap();
+        let Answer::Windows(mut operator) = planned.answer() else { panic!("{sql} is evaluated window by window") };
+        let mut last = std::collections::BTreeMap::<String, Vec<String>>::new();
+        let mut on_time = Vec::new();
+        let (mut rest, mut cuts) = (rows.as_slice(), cuts.iter().cycle());
+        let mut take = |results: Vec<RecordBatch>, corrects: bool| {
+            let lines: Vec<String> = results.iter().flat_map(lines).collect();
+            let mut now = std::collections::BTreeMap::<String, Vec<String>>::new();
+            for line in lines {
+                let (row, mark) = line.rsplit_once(',').unwrap();
+                assert_eq!(mark, corrects.to_string());
+                now.entry(row.split(',').next().unwrap().to_owned()).or_default().push(row.to_owned());
+            }
+            for (window, rows) in now {
+                // A window that has closed is there already, unless none of its rows was a result.
+                assert!(corrects || !last.contains_key(&window), "{window} closed twice");
+                last.insert(window, rows);
+            }
+        };
+        while !rest.is_empty() {
+            let (rows, watermark) = cuts.next().unwrap();
+            let (now, later) = rest.split_at(rest.len().min(*rows));
+            rest = later;
+            let absorbed = operator.absorb(0, &sales(now)).unwrap();
+            let late = |row: usize| absorbed.rejects.iter().any(|reject| reject.row == row && reject.class == Class::Late);
+            on_time.extend(now.iter().enumerate().filter(|(row, _)| !late(*row)).map(|(_, sale)| *sale));
+            take(operator.correct().unwrap().into_iter().map(|closed| closed.results).collect(), true);
+            let closed = operator.close(Some(Nanos::from(watermark * SECOND))).unwrap();
+            take(closed.into_iter().map(|closed| closed.results).collect(), false);
+        }
+        take(operator.close(None).unwrap().into_iter().map(|closed| closed.results).collect(), false);
+        let mut found: Vec<String> = last.into_values().flatten().collect();
+        let mut expected = in_batch(&over(&query, IN_BATCH), &sales(&on_time));
+        found.sort();
+        expected.sort();
+        prop_assert_eq!(found, expected, "{}", query);
+    }
+}
