@@ -174,6 +174,8 @@ pub struct Stage {
     pub event_time: Option<EventTime>,
     /// `late` and `correct_for`: for how long windows that have closed are corrected; not at all by default.
     pub corrects_for: Option<Spanned<Duration>>,
+    /// `emit`: whether windows also yield early what they would if they closed; not by default.
+    pub emits_early: Option<Spanned<()>>,
     /// `state_limit`: bytes of memory that the open windows of a task may take; 1 GB by default.
     pub state_limit: Option<Spanned<u64>>,
     /// `key`: columns of its results that say which partition a row goes to.

@@ -49,6 +49,10 @@ pub(super) fn stage(name: Spanned<String>, value: &Value, dir: &Path) -> (Stage,
         schema: schema.unwrap_or_default(),
         event_time: table.get("event_time").and_then(|value| event_time(&value)),
         corrects_for: corrects_for(&table),
+        emits_early: table.get("emit").and_then(|value| {
+            let early = value.choice(&[("on_close", false), ("on_update", true)])?;
+            early.then(|| Spanned::new((), value.span()))
+        }),
         state_limit: table.get("state_limit").and_then(|value| {
             let bytes = size_of(&value, MAX_STATE_BYTES)?;
             Some(Spanned::new(bytes, value.span()))
@@ -73,6 +77,7 @@ fn blank(name: Spanned<String>) -> Stage {
         schema: Vec::new(),
         event_time: None,
         corrects_for: None,
+        emits_early: None,
         state_limit: None,
         key: Vec::new(),
         partitions: None,
@@ -174,7 +179,9 @@ pub(super) fn names(value: &Value, example: &str) -> Option<Vec<Spanned<String>>
 
 /// Notes what a sink cannot have, since it has no results.
 fn refuse_results(table: &Table) {
-    for key in ["schema", "event_time", "late", "correct_for", "state_limit", "key", "partitions", "events", "format"] {
+    for key in
+        ["schema", "event_time", "late", "correct_for", "emit", "state_limit", "key", "partitions", "events", "format"]
+    {
         if table.get(key).is_some() {
             let span = table.key_span(key).unwrap_or_default();
             let fault = Fault::new(span, format!("a sink has no results, so it has no `{key}`"));

@@ -12,9 +12,9 @@ use crate::failure::Reject;
 pub(crate) use step::{Conform, Project, Step};
 pub(crate) use transform::{Branch, Transform};
 pub(crate) use unnest::Unnest;
+pub use windowed::Also;
 pub(crate) use windowed::{
-    Absorbed, CORRECTION, Chunk, Failed, Kind, Leaf, LeafExec, Nanos, Partial, Place, Plan, Spacing, Windowed,
-    with_mark,
+    Absorbed, Chunk, Failed, Kind, Leaf, LeafExec, Nanos, Partial, Place, Plan, Spacing, Windowed,
 };
 
 /// What became of one input batch. Every row of it either is a reject, was filtered out, or has at least one row in

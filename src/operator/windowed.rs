@@ -53,15 +53,43 @@ pub(crate) struct Plan {
     pub(crate) chooses: bool,
     /// Whether results have an order that the query gives them.
     pub(crate) is_ordered: bool,
-    /// For how long, in nanoseconds of event time, windows that have closed are kept, so that they can be corrected. Results then
-    /// have a column more, which says whether they are corrections.
-    pub(crate) corrects_for: Option<i64>,
-    /// The columns of the results, but for that of corrections.
+    /// What windows yield besides their results.
+    pub(crate) also: Also,
+    /// The columns of the results, but for those that say what they are.
     pub(crate) schema: SchemaRef,
 }
 
-/// The column of results that says whether they are corrections.
-pub(crate) const CORRECTION: &str = "correction";
+/// What windows yield besides their results when they close. For each of these, results have a column more, which says whether
+/// they are of that kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Also {
+    /// What they would yield if they closed now, whenever they have had rows.
+    pub early: bool,
+    /// Their results once more, when they have had rows since; so long, in nanoseconds of event time, they are kept for that.
+    pub corrects_for: Option<i64>,
+}
+
+impl Also {
+    /// The names of the columns.
+    pub(crate) fn columns(self) -> impl Iterator<Item = &'static str> {
+        let early = self.early.then_some("early");
+        early.into_iter().chain(self.corrects_for.map(|_| "correction"))
+    }
+
+    /// Results with these columns.
+    pub(crate) fn schema(self, results: &Schema) -> SchemaRef {
+        let marks = self.columns().map(|name| Arc::new(Field::new(name, DataType::Boolean, false)));
+        Arc::new(Schema::new(results.fields().iter().cloned().chain(marks).collect::<Vec<_>>()))
+    }
+}
+
+/// What windows yield.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Yield {
+    Early,
+    Results,
+    Correction,
+}
 
 /// Rows of one or more inputs in their windows.
 #[derive(Debug, Clone)]
@@ -149,8 +177,9 @@ pub(crate) struct Windowed {
     fresh: Vec<Vec<RecordBatch>>,
     /// All windows that end by then have closed.
     closed: Nanos,
-    /// The ends of windows that have closed and have had rows since.
-    corrected: BTreeSet<Nanos>,
+    /// The ends of windows that have closed and have had rows since, and of those that are open and have had rows since what
+    /// they would yield was last asked for; as far as that is yielded.
+    touched: BTreeSet<Nanos>,
     /// How much later windows close next at the earliest. To find sessions that are over, all that are open are looked at.
     pace: Nanos,
 }
@@ -203,7 +232,7 @@ impl Windowed {
             open: plan.leaves.iter().map(Leaf::runs).collect(),
             fresh: vec![Vec::new(); plan.leaves.len()],
             closed: Nanos::MIN,
-            corrected: BTreeSet::new(),
+            touched: BTreeSet::new(),
             pace: plan.leaves.iter().map(|leaf| pace(leaf.windows)).max().unwrap_or(0),
             plan,
         }
@@ -211,7 +240,7 @@ impl Windowed {
 
     /// All windows that end by then have closed, and are not kept any more.
     fn gone(&self) -> Nanos {
-        match self.plan.corrects_for {
+        match self.plan.also.corrects_for {
             Some(kept) if self.closed > Nanos::MIN => self.closed - Nanos::from(kept),
             _ => self.closed,
         }
@@ -224,7 +253,8 @@ impl Windowed {
             guarded(|| self.piece(input, &batch.slice(rows.start, rows.len())))
         });
         let mut absorbed = Absorbed::default();
-        let (gone, closed) = (self.gone(), self.closed);
+        let after = if self.plan.also.corrects_for.is_some() { self.gone() } else { self.closed };
+        let until = if self.plan.also.early { Nanos::MAX } else { self.closed };
         for (rows, piece) in pieces {
             let Piece { kept, late, left_out } = match piece {
                 Ok(piece) => piece,
@@ -244,7 +274,7 @@ impl Windowed {
             for ((runs, fresh), kept) in self.open.iter_mut().zip(&mut self.fresh).zip(kept) {
                 if kept.num_rows() > 0 {
                     let kept = runs.push(kept)?;
-                    self.corrected.extend(runs.ends(&kept, gone, closed)?);
+                    self.touched.extend(runs.ends(&kept, after, until)?);
                     fresh.push(kept);
                 }
             }
@@ -290,19 +320,32 @@ impl Windowed {
         for runs in &mut self.open {
             runs.release(gone)?;
         }
-        self.yielded(windows.into_values().collect(), false)
+        self.yielded(windows.into_values().collect(), Yield::Results)
     }
 
     /// The results of windows that have closed and have had rows since, once more, in the order of their ends.
     pub(crate) fn correct(&mut self) -> Result<Vec<Closed>> {
-        let ends = std::mem::take(&mut self.corrected);
+        let open = self.touched.split_off(&(self.closed.saturating_add(1)));
+        let closed = std::mem::replace(&mut self.touched, open);
+        self.of_windows(closed, Yield::Correction)
+    }
+
+    /// What windows that are open would yield, of those that have had rows since this was last asked for, in the order of their
+    /// ends.
+    pub(crate) fn early(&mut self) -> Result<Vec<Closed>> {
+        let mut touched = std::mem::take(&mut self.touched);
+        let open = touched.split_off(&(self.closed.saturating_add(1)));
+        self.of_windows(open, Yield::Early)
+    }
+
+    fn of_windows(&mut self, ends: BTreeSet<Nanos>, what: Yield) -> Result<Vec<Closed>> {
         let of_window = |end: Nanos| self.open.iter().map(|runs| runs.of_window(end)).collect::<Result<Vec<_>>>();
         let windows = ends.into_iter().map(of_window).collect::<Result<Vec<_>>>()?;
-        self.yielded(windows, true)
+        self.yielded(windows, what)
     }
 
     /// What windows yield, in their order.
-    fn yielded(&mut self, windows: Vec<Vec<Vec<RecordBatch>>>, is_correction: bool) -> Result<Vec<Closed>> {
+    fn yielded(&mut self, windows: Vec<Vec<Vec<RecordBatch>>>, what: Yield) -> Result<Vec<Closed>> {
         let mut closed = Vec::new();
         let mut together = Vec::new();
         let mut rows = 0;
@@ -316,10 +359,8 @@ impl Windowed {
             }
         }
         self.results(together, &mut closed)?;
-        if self.plan.corrects_for.is_some() {
-            for closed in &mut closed {
-                closed.results = marked(&closed.results, is_correction)?;
-            }
+        for closed in &mut closed {
+            closed.results = marked(&closed.results, self.plan.also, what)?;
         }
         Ok(closed)
     }
@@ -479,17 +520,17 @@ impl Windowed {
     }
 }
 
-/// Results with the column that says whether they are corrections.
-fn marked(results: &RecordBatch, is_correction: bool) -> Result<RecordBatch, ArrowError> {
-    let mark = BooleanArray::from(vec![is_correction; results.num_rows()]);
-    let columns = results.columns().iter().cloned().chain([Arc::new(mark) as ArrayRef]).collect();
-    RecordBatch::try_new(with_mark(results.schema_ref()), columns)
-}
-
-/// The columns of results that can be corrections.
-pub(crate) fn with_mark(schema: &Schema) -> SchemaRef {
-    let mark = Arc::new(Field::new(CORRECTION, DataType::Boolean, false));
-    Arc::new(Schema::new(schema.fields().iter().cloned().chain([mark]).collect::<Vec<_>>()))
+/// Results with the columns that say what they are.
+fn marked(results: &RecordBatch, also: Also, what: Yield) -> Result<RecordBatch, ArrowError> {
+    let mark = |name: &str| {
+        let is_so = match name {
+            "early" => what == Yield::Early,
+            _ => what == Yield::Correction,
+        };
+        Arc::new(BooleanArray::from(vec![is_so; results.num_rows()])) as ArrayRef
+    };
+    let columns = results.columns().iter().cloned().chain(also.columns().map(mark)).collect();
+    RecordBatch::try_new(also.schema(results.schema_ref()), columns)
 }
 
 fn pace(windows: Kind) -> Nanos {

@@ -30,7 +30,7 @@ use datafusion::prelude::SessionConfig;
 use datafusion::sql::planner::SqlToRel;
 use datafusion::sql::sqlparser::ast::Statement;
 
-use crate::operator::{Branch, CORRECTION, Kind, Operator, Plan, Transform, Windowed, with_mark};
+use crate::operator::{Also, Branch, Kind, Operator, Plan, Transform, Windowed};
 use catalog::Catalog;
 pub(crate) use fault::{caught, clean};
 pub use spread::Spread;
@@ -203,27 +203,29 @@ impl Query {
         Ok(Query { schema: Arc::clone(contract), work })
     }
 
-    /// The same query, whose windows are kept for so many nanoseconds of event time after they have closed, and yield their
-    /// results once more where rows come for them. Results have a column more, `correction`, which says so.
-    pub fn correcting(self, corrects_for: i64) -> Result<Query, Fault> {
+    /// The same query, whose windows yield more than their results when they close. For each kind of it, results have a column
+    /// more, which says whether they are of it.
+    pub fn with(self, also: Also) -> Result<Query, Fault> {
         let wrong =
             |message: &str, help: &str| Fault { message: message.to_owned(), span: None, help: Some(help.to_owned()) };
         let Work::Windows(plan, says) = &self.work else {
-            return Err(wrong("the stage has no windows that could be corrected", "leave out `late`"));
+            return Err(wrong(
+                "the stage has no windows, which could yield anything early or once more",
+                "leave it out",
+            ));
         };
         if plan.leaves.iter().any(|leaf| matches!(leaf.windows, Kind::Sessions { .. })) {
             return Err(wrong(
-                "sessions that have closed cannot be corrected",
-                "leave out `late`, or let windows be of a size",
+                "sessions yield nothing early or once more, since rows can still make them others",
+                "leave it out, or let windows be of a size",
             ));
         }
-        if self.schema.column_with_name(CORRECTION).is_some() {
-            let message =
-                format!("results have a column `{CORRECTION}` already, which is to say whether they are corrections");
+        if let Some(taken) = also.columns().find(|name| self.schema.column_with_name(name).is_some()) {
+            let message = format!("results have a column `{taken}` already, which is to say what they are");
             return Err(wrong(&message, "give that column another name"));
         }
-        let plan = Plan { corrects_for: Some(corrects_for), ..plan.as_ref().clone() };
-        Ok(Query { schema: with_mark(&self.schema), work: Work::Windows(Arc::new(plan), Arc::clone(says)) })
+        let plan = Plan { also, ..plan.as_ref().clone() };
+        Ok(Query { schema: also.schema(&self.schema), work: Work::Windows(Arc::new(plan), Arc::clone(says)) })
     }
 
     /// Whether its rows are those of windows that have closed, and not each of a row that came in.

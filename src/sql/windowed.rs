@@ -35,7 +35,7 @@ use super::branches::{self, Planner};
 use super::windows::{self, Bound};
 use super::{Fault, fault, parse};
 use crate::failure::Class;
-use crate::operator::{Branch, Conform, Kind, Leaf, LeafExec, Partial, Place, Plan, Step};
+use crate::operator::{Also, Branch, Conform, Kind, Leaf, LeafExec, Partial, Place, Plan, Step};
 
 /// What is done to the plan of a window before it is evaluated. Nothing that would put the two steps of an aggregate together,
 /// or lean on how many rows there are.
@@ -305,7 +305,7 @@ pub(super) fn of_plan(
         above,
         chooses: is(|node| matches!(node, LogicalPlan::Window(_) | LogicalPlan::Sort(_) | LogicalPlan::Limit(_))),
         is_ordered: matches!(middle, LogicalPlan::Sort(_) | LogicalPlan::Limit(_)),
-        corrects_for: None,
+        also: Also::default(),
         schema: Arc::clone(schema),
     };
     Ok((plan, most))

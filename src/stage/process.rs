@@ -150,6 +150,7 @@ impl Queries {
             }
             Some(Watermark::Idle) | None => said,
         };
+        closed.extend(windows.early()?);
         let mut results = Vec::new();
         for closed in closed {
             results.push(closed.results);

@@ -10,6 +10,7 @@ use super::partitions::{self, Counts, Place, TooFew};
 use super::{Stage, Topology, Work, files, others, topics, windows};
 use crate::bus::{Channel, Topic};
 use crate::config::{self, Fault, Hole, Holes, Pipeline, Retention, Spanned, quoted};
+use crate::operator::Also;
 use crate::sql::{Engine, Query, Spread};
 
 /// The longest name that a topic can have on the buses there are.
@@ -367,15 +368,24 @@ impl<'a> Builder<'a> {
         if let Some(declared) = declared {
             query = planned.under(query, &declared.schema, &stage.schema, &mut self.faults)?;
         }
-        if let Some(kept) = &stage.corrects_for {
-            let nanos = i64::try_from(kept.value.as_nanos()).unwrap_or(i64::MAX);
-            query = match query.correcting(nanos) {
+        let kept = stage.corrects_for.as_ref();
+        if let Some(place) = kept.map(|kept| &kept.span).or(stage.emits_early.as_ref().map(|early| &early.span)) {
+            let corrects_for = kept.map(|kept| i64::try_from(kept.value.as_nanos()).unwrap_or(i64::MAX));
+            let also = Also { early: stage.emits_early.is_some(), corrects_for };
+            query = match query.with(also) {
                 Ok(query) => query,
                 Err(fault) => {
-                    self.faults.push(Fault::new(kept.span.clone(), fault.message).maybe_help(fault.help));
+                    self.faults.push(Fault::new(place.clone(), fault.message).maybe_help(fault.help));
                     return None;
                 }
             };
+        }
+        if let Some(early) = stage.emits_early.as_ref().filter(|_| stage.key.is_empty()) {
+            let fault = Fault::new(
+                early.span.clone(),
+                "each early result replaces the last one, and without a `key` nobody can tell which",
+            );
+            self.faults.push(fault.help("say what tells the results of a window apart: key = [\"window_start\", …]"));
         }
         let contract = Contract { schema: Arc::clone(&query.schema), secret: planned.secret() };
         Some((query, contract))

@@ -373,3 +373,37 @@ expect_dead_letters = [{{ class = "late" }}]
     let last = scratch.ndjson("out/0.ndjson").pop().unwrap();
     assert_eq!((&last["visits"], &last["pages"], &last["correction"]), (&json!(2), &json!(40), &json!(true)));
 }
+
+#[test]
+fn windows_say_early_what_they_would_yield_and_their_results_come_last() {
+    let pipeline = PIPELINE.replace(
+        "[stages.minutes]\n",
+        "[stages.minutes]\nemit = \"on_update\"\nkey = [\"minute\", \"country\"]\nformat = \"json\"\n",
+    );
+    let scratch = Scratch::with(&pipeline);
+    for (number, file) in ["a", "b", "c"].into_iter().enumerate() {
+        let start = number as u64 * 1_000;
+        scratch.write(&format!("in/{file}.ndjson"), visits(start..start + 1_000));
+    }
+    let summary = scratch.run();
+    summary.assert_balanced();
+    let all = minutes_of(&visits(0..3_000));
+    // By key, since a key is always in the same partition.
+    let mut said: BTreeMap<(String, String), Vec<(bool, u64)>> = BTreeMap::new();
+    for row in (0..4).flat_map(|file| scratch.ndjson(&format!("out/{file}.ndjson"))) {
+        let key = (row["minute"].as_str().unwrap().to_owned(), row["country"].as_str().unwrap().to_owned());
+        said.entry(key).or_default().push((row["early"].as_bool().unwrap(), row["visits"].as_u64().unwrap()));
+    }
+    assert_eq!(said.keys().collect::<Vec<_>>(), all.keys().collect::<Vec<_>>());
+    let mut early = 0;
+    for (key, said) in &said {
+        let (last, before) = said.split_last().unwrap();
+        assert_eq!(*last, (false, all[key].0), "{key:?}");
+        assert!(before.iter().all(|(early, _)| *early) && said.is_sorted_by_key(|(_, visits)| *visits), "{said:?}");
+        early += before.len();
+    }
+    assert!(early >= all.len() / 2, "{early}");
+    assert_eq!(summary.of("minutes", "emitted"), (early + all.len()) as i64);
+    let keys = scratch.tail("minutes");
+    assert!(keys.iter().all(|row| row["key"].as_str().unwrap().starts_with("[\"2024-03-31T")), "{keys:?}");
+}

@@ -292,7 +292,8 @@ proptest! {
             "SELECT window_start, country, at, row_number() OVER (PARTITION BY window_start ORDER BY at, amount, country) AS n FROM H",
         ][which].replace("SELECT window_start, at, amount", "SELECT DISTINCT window_start, at, amount");
         let sql = over(&query, WINDOWS);
-        let planned = Engine::new().plan(&sql, &[("sales", sales_schema())]).unwrap().correcting(kept * SECOND).unwrap();
+        let planned = Engine::new().plan(&sql, &[("sales", sales_schema())]).unwrap();
+        let planned = planned.with(crate::operator::Also { early: false, corrects_for: Some(kept * SECOND) }).unwrap();
         let Answer::Windows(mut operator) = planned.answer() else { panic!("{sql} is evaluated window by window") };
         let mut last = std::collections::BTreeMap::<String, Vec<String>>::new();
         let mut on_time = Vec::new();
