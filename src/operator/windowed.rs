@@ -8,6 +8,7 @@
 mod leaf;
 mod order;
 mod place;
+mod plan;
 mod runs;
 mod sessions;
 
@@ -17,71 +18,22 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
 use arrow::compute::{concat_batches, filter_record_batch, take};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
-use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::aggregates::AggregateExec;
 
 use super::step::{Failure, Rows};
 use super::transform::{Transform, guarded, left_out_by_all};
-use super::{Branch, Operator, Output, Step};
+use super::{Branch, Operator, Output};
 use crate::failure::{Class, Reject, narrow};
-use crate::sql;
 pub(crate) use leaf::LeafExec;
 pub(crate) use place::{Kind, Nanos, Place, Spacing};
+pub use plan::Also;
+pub(crate) use plan::{Leaf, Partial, Plan};
 use runs::Runs;
 
 /// Kept rows of windows that are evaluated together.
 const TOGETHER: usize = 1 << 20;
-
-/// How a query over windows is evaluated.
-#[derive(Debug, Clone)]
-pub(crate) struct Plan {
-    /// Where rows come in.
-    pub(crate) leaves: Vec<Leaf>,
-    /// What makes results of the rows of windows that end at the same time, each leaf's as they are kept.
-    pub(crate) plan: Arc<dyn ExecutionPlan>,
-    /// The columns that it yields.
-    pub(crate) columns: SchemaRef,
-    /// The window of a row of these, where a column says it.
-    pub(crate) place: Option<Place>,
-    /// What is done to its rows one by one.
-    pub(crate) above: Vec<Step>,
-    /// Whether what the plan yields depends on the order of its rows, where it does not say which that is.
-    pub(crate) chooses: bool,
-    /// Whether results have an order that the query gives them.
-    pub(crate) is_ordered: bool,
-    /// What windows yield besides their results.
-    pub(crate) also: Also,
-    /// The columns of the results, but for those that say what they are.
-    pub(crate) schema: SchemaRef,
-}
-
-/// What windows yield besides their results when they close. For each of these, results have a column more, which says whether
-/// they are of that kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Also {
-    /// What they would yield if they closed now, whenever they have had rows.
-    pub early: bool,
-    /// Their results once more, when they have had rows since; so long, in nanoseconds of event time, they are kept for that.
-    pub corrects_for: Option<i64>,
-}
-
-impl Also {
-    /// The names of the columns.
-    pub(crate) fn columns(self) -> impl Iterator<Item = &'static str> {
-        let early = self.early.then_some("early");
-        early.into_iter().chain(self.corrects_for.map(|_| "correction"))
-    }
-
-    /// Results with these columns.
-    pub(crate) fn schema(self, results: &Schema) -> SchemaRef {
-        let marks = self.columns().map(|name| Arc::new(Field::new(name, DataType::Boolean, false)));
-        Arc::new(Schema::new(results.fields().iter().cloned().chain(marks).collect::<Vec<_>>()))
-    }
-}
 
 /// What windows yield.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,80 +41,6 @@ enum Yield {
     Early,
     Results,
     Correction,
-}
-
-/// Rows of one or more inputs in their windows.
-#[derive(Debug, Clone)]
-pub(crate) struct Leaf {
-    /// How they come from the inputs.
-    pub(crate) branches: Vec<Branch>,
-    /// Their columns.
-    pub(crate) rows: SchemaRef,
-    /// The windows of a row.
-    pub(crate) place: Place,
-    /// The windows that there are.
-    pub(crate) windows: Kind,
-    /// What they are added up by, where they are.
-    pub(crate) partial: Option<Partial>,
-}
-
-/// A first step of an aggregate, which can be taken for some rows at a time.
-#[derive(Debug, Clone)]
-pub(crate) struct Partial {
-    /// The aggregate of rows, over a leaf.
-    pub(crate) aggregate: Arc<AggregateExec>,
-    /// The windows of a partial aggregate.
-    pub(crate) place: Place,
-    /// Its columns with the starts, and with the ends, of windows.
-    pub(crate) bounds: Vec<(usize, bool)>,
-}
-
-impl Plan {
-    /// The same with a step more on each row, to rows of that schema.
-    pub(crate) fn followed_by(&self, step: Step, schema: &SchemaRef) -> Self {
-        let above = self.above.iter().cloned().chain([step]).collect();
-        Self { above, schema: Arc::clone(schema), ..self.clone() }
-    }
-}
-
-impl Leaf {
-    /// The columns of what is kept.
-    pub(crate) fn state(&self) -> SchemaRef {
-        match &self.partial {
-            Some(partial) => partial.aggregate.schema(),
-            None => Arc::clone(&self.rows),
-        }
-    }
-
-    fn keeps(&self) -> String {
-        let seconds = |nanos: i64| nanos as f64 / 1e9;
-        let windows = match self.windows {
-            Kind::Spaced(Spacing { slide, size, offset }) => {
-                format!("windows of {} s every {} s from {} s on", seconds(size), seconds(slide), seconds(offset))
-            }
-            Kind::Sessions { gap, .. } => format!("sessions with gaps of less than {} s", seconds(gap)),
-        };
-        let columns = self.state();
-        let columns: Vec<String> = columns
-            .fields()
-            .iter()
-            .map(|field| format!("{} {}", field.name(), sql::type_name(field.data_type())))
-            .collect();
-        format!("({}) in {windows}", columns.join(", "))
-    }
-
-    fn runs(&self) -> Runs {
-        match &self.partial {
-            Some(partial) => Runs::of_partial(partial),
-            None => Runs::of_rows(&self.rows, &self.place),
-        }
-    }
-
-    /// What is kept of rows.
-    fn keep(&self, number: usize, rows: RecordBatch) -> Result<RecordBatch> {
-        let Some(partial) = &self.partial else { return Ok(rows) };
-        Ok(concat_batches(&self.state(), &leaf::step(&partial.aggregate, number, vec![rows])?)?)
-    }
 }
 
 /// A query over windows, with the rows of those that are open.
