@@ -93,6 +93,7 @@ impl Engine {
             .with_config(config)
             .with_default_features()
             .with_analyzer_rule(Arc::new(arithmetic::CheckedArithmetic))
+            .with_analyzer_rule(Arc::new(windows::ForgetMarks))
             .with_optimizer_rules(branches::optimizer_rules())
             .with_physical_optimizer_rules(windowed::optimizer_rules())
             .build();

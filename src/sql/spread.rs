@@ -55,9 +55,14 @@ impl Search<'_> {
                     Some(columns) => columns.iter().position(|it| it == column),
                     None => Some(*column),
                 };
+                let columns = scan.source.schema();
+                let is_float =
+                    |column: &usize| columns.fields().get(*column).is_some_and(|it| it.data_type().is_floating());
                 match (input.partitions, input.key.as_slice()) {
                     (0 | 1, _) => Rows::Together,
                     (_, []) => Rows::Anyhow,
+                    // SQL takes 0.0 and -0.0 for the same, and their texts, by which rows are divided, are not.
+                    (_, key) if key.iter().any(is_float) => Rows::Anyhow,
                     (partitions, key) => {
                         let parts = key.iter().map(|column| place(column).into_iter().collect());
                         known(partitions, parts.collect())

@@ -108,7 +108,7 @@ pub(super) fn faults(plan: &LogicalPlan, sql: &str) -> Vec<Fault> {
         look.wrong(
             &[],
             "a part of the query reads rows of which it is not known what window they are in",
-            "read all inputs through tumble, hop or session, and pass window_start on",
+            "read all inputs through tumble, hop or session, and select window_start",
         );
     }
     look.faults
@@ -135,6 +135,13 @@ impl Look {
             | LogicalPlan::Unnest(_)
             | LogicalPlan::Union(_) => {}
             LogicalPlan::Aggregate(aggregate) if groups_by_window(aggregate) => {}
+            LogicalPlan::Aggregate(aggregate) if matches!(aggregate.group_expr.as_slice(), [Expr::GroupingSet(_)]) => {
+                self.wrong(
+                    &["ROLLUP", "CUBE", "SETS"],
+                    "grouping sets are not supported over windows",
+                    "write a query for each of the sets, with UNION ALL between them",
+                );
+            }
             LogicalPlan::Aggregate(_) => self.wrong(
                 &["GROUP", "DISTINCT"],
                 "an aggregate over all windows would never be complete",
@@ -286,7 +293,7 @@ pub(super) fn of_plan(
     )
     .map_err(whole)?;
     let below: Vec<LogicalPlan> = leaves;
-    let leaves = below.iter().map(|below| leaf(planner.branches(below)?, below.schema()));
+    let leaves = below.iter().map(|below| leaf(planner.branches(below)?, below));
     let mut leaves = leaves.collect::<Result<Vec<_>, Fault>>()?;
     let plan = add_up(physical, &mut leaves).map_err(whole)?;
     let mut most = 0;
@@ -311,7 +318,8 @@ pub(super) fn of_plan(
     Ok((plan, most))
 }
 
-fn leaf(branches: Vec<Branch>, schema: &DFSchema) -> Result<Leaf, Fault> {
+fn leaf(branches: Vec<Branch>, below: &LogicalPlan) -> Result<Leaf, Fault> {
+    let schema = below.schema();
     let (rows, bounds) = (arrow_schema(schema), bounds(schema).collect::<Vec<_>>());
     let branches = conforming(&branches, &rows);
     let Some((column, first)) = bounds.first() else {
@@ -339,7 +347,10 @@ fn leaf(branches: Vec<Branch>, schema: &DFSchema) -> Result<Leaf, Fault> {
         }
     };
     match place {
-        Some(place) => Ok(Leaf { branches, rows, place, windows: first.of, partial: None }),
+        Some(place) => {
+            let computed = crc32c::crc32c(below.display_indent().to_string().as_bytes());
+            Ok(Leaf { branches, rows, computed, place, windows: first.of, partial: None })
+        }
         None => {
             let message = "a part of the query reads rows that are in no window".into();
             Err(Fault { message, span: None, help: None })

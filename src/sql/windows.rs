@@ -6,6 +6,7 @@
 //! much later as the offset says, in both directions; days have 24 hours.
 
 mod bounds;
+mod marks;
 mod starts;
 
 use std::ops::{ControlFlow, Range};
@@ -27,6 +28,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 use super::catalog::Catalog;
 use super::{Fault, parse, types};
 pub(super) use bounds::{Bound, forgotten, shared};
+pub(super) use marks::ForgetMarks;
 
 const DAY: i64 = 86_400_000_000_000;
 

@@ -108,6 +108,13 @@ impl Queries {
     }
 
     fn process_one(&mut self, rows: Rows, made: &mut Made) -> Result<(), TaskError> {
+        // Those behind are to know it before there are rows: they would not wait for more.
+        if rows.batch.num_rows() > 0
+            && let Some(said) = self.clock.go_on()
+        {
+            let nothing = Processed::unchanged(Rows::none(rows.input, &self.stage.schema, (self.task, said)));
+            made.parts.push(Processed { watermark: Some(said), ..nothing });
+        }
         self.clock.hear(rows.input, rows.watermark);
         let mut processed = Processed::unchanged(rows);
         match &mut self.results {

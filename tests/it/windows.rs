@@ -111,20 +111,27 @@ fn windows_over_partitions_that_were_shuffled_yield_what_one_partition_would() {
 
 #[test]
 fn a_later_run_goes_on_with_later_windows_and_rows_of_those_that_closed_are_late() {
-    let scratch = Scratch::with(PIPELINE);
-    scratch.write("in/a.ndjson", visits(0..3_000));
+    later_run(PIPELINE, 3_000);
+    // Messages of a row each are read some at a time.
+    let json = PIPELINE.replace("key = [\"who\"]\n", "key = [\"who\"]\nformat = \"json\"\n");
+    later_run(&json.replace("key = [\"country\"]\n", "key = [\"country\"]\nformat = \"json\"\n"), 60_000);
+}
+
+fn later_run(pipeline: &str, rows: u64) {
+    let scratch = Scratch::with(pipeline);
+    scratch.write("in/a.ndjson", visits(0..rows));
     scratch.run();
     // The last windows closed when the source ended, though they were not over.
-    let first = minutes_of(&visits(0..3_000));
+    let first = minutes_of(&visits(0..rows));
     assert_eq!(written(&scratch, 4), first);
-    scratch.write("in/b.ndjson", visits(3_000..6_000));
+    scratch.write("in/b.ndjson", visits(rows..2 * rows));
     let summary = scratch.run();
     summary.assert_balanced();
     let is_late = |visit: &&str| {
         let mut of_one = minutes_of(visit).into_keys();
         of_one.next().is_some_and(|(minute, _)| first.keys().any(|(closed, _)| *closed >= minute))
     };
-    let more = visits(3_000..6_000);
+    let more = visits(rows..2 * rows);
     let late: Vec<&str> = more.lines().filter(is_late).collect();
     assert!(late.len() > 100 && late.len() < 2_000, "{}", late.len());
     assert_eq!(summary.of("minutes", "dead_lettered"), late.len() as i64);
@@ -219,6 +226,7 @@ fn a_query_can_be_edited_while_windows_are_open_as_long_as_it_keeps_the_same_of_
         PIPELINE.replace("sum(pages)", "max(pages)"),
         PIPELINE.replace("'1 minute'", "'2 minutes'"),
         PIPELINE.replace("GROUP BY window_start, country", "GROUP BY window_start, country, who"),
+        PIPELINE.replace("'1 minute') GROUP", "'1 minute') WHERE pages > 1 GROUP"),
     ] {
         // Were the source to end, all windows would close.
         scratch.write("p.toml", following(&edited));

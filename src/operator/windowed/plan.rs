@@ -69,6 +69,8 @@ pub(crate) struct Leaf {
     pub(crate) branches: Vec<Branch>,
     /// Their columns.
     pub(crate) rows: SchemaRef,
+    /// What tells how they are computed from how other rows are.
+    pub(crate) computed: u32,
     /// The windows of a row.
     pub(crate) place: Place,
     /// The windows that there are.
@@ -119,7 +121,7 @@ impl Leaf {
             .iter()
             .map(|field| format!("{} {}", field.name(), sql::type_name(field.data_type())))
             .collect();
-        format!("({}) in {windows}", columns.join(", "))
+        format!("({}) in {windows}, computed as {:08x}", columns.join(", "), self.computed)
     }
 
     pub(super) fn runs(&self) -> Runs {

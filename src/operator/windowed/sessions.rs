@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, Int64Array, UInt32Array};
 use arrow::compute::{cast, take_record_batch};
+use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, Rows, SortField};
@@ -66,12 +67,26 @@ pub(super) fn divide(
 
 /// What rows of a session have in common, in a form that can be compared; `None` where it is nothing.
 fn keys(batch: &RecordBatch, of: &Sessions) -> Result<Option<Rows>, ArrowError> {
-    let columns: Vec<ArrayRef> = of.keys.iter().filter_map(|column| batch.columns().get(*column).cloned()).collect();
+    let columns = of.keys.iter().filter_map(|column| batch.columns().get(*column));
+    let columns: Vec<ArrayRef> = columns.map(with_one_zero).collect();
     if columns.is_empty() {
         return Ok(None);
     }
     let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
     Ok(Some(RowConverter::new(fields)?.convert_columns(&columns)?))
+}
+
+/// The column with one zero: SQL takes 0.0 and -0.0 for the same.
+fn with_one_zero(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Float64 => {
+            Arc::new(column.as_primitive::<Float64Type>().unary::<_, Float64Type>(|value| value + 0.0))
+        }
+        DataType::Float32 => {
+            Arc::new(column.as_primitive::<Float32Type>().unary::<_, Float32Type>(|value| value + 0.0))
+        }
+        _ => Arc::clone(column),
+    }
 }
 
 fn with_bounds(batch: &RecordBatch, rows: &[InSession], of: &Sessions) -> Result<RecordBatch, ArrowError> {

@@ -331,3 +331,38 @@ proptest! {
         prop_assert_eq!(found, expected, "{}", query);
     }
 }
+
+#[test]
+fn what_only_was_the_bound_of_a_window_keeps_no_rows_of_windows_apart() {
+    for query in [
+        "SELECT window_start::date::timestamp AS d, count(*) AS n FROM W GROUP BY 1",
+        "SELECT d, count(*) AS n FROM (SELECT window_start::date::timestamp AS d FROM W) GROUP BY d",
+        "SELECT (window_start::timestamp(0))::timestamp(9) AS d, count(*) AS n FROM W GROUP BY 1",
+        "SELECT rank() OVER (PARTITION BY TRY_CAST(window_start::date AS timestamp) ORDER BY at) AS r, window_start FROM W",
+        "SELECT a.at FROM (SELECT at, window_start::date::timestamp AS d FROM W) a JOIN (SELECT window_start::date::timestamp AS d FROM W) b ON a.d = b.d",
+        "SELECT ws, sum(n) AS n FROM (SELECT window_start AS ws, count(*) AS n FROM W GROUP BY window_start UNION ALL SELECT window_end, count(*) FROM W GROUP BY window_end) GROUP BY ws",
+        "SELECT ws, count(*) AS n FROM (SELECT window_start AS ws FROM W UNION ALL SELECT window_start FROM H) GROUP BY ws",
+        "SELECT ws, count(*) AS n FROM (SELECT window_start AS ws FROM W UNION ALL SELECT at FROM sales) GROUP BY ws",
+        "SELECT ws, count(*) AS n FROM (SELECT window_start AS ws FROM W UNION ALL SELECT window_start - INTERVAL '2 hours' FROM W) GROUP BY ws",
+        "SELECT ws, count(*) AS n FROM (SELECT window_start AS ws FROM W UNION ALL SELECT TIMESTAMP '1970-01-01T00:00:00' FROM W) GROUP BY ws",
+        "SELECT window_start, x, count(*) AS n FROM (SELECT window_start, CAST(CAST(country AS boolean) AS text) AS x FROM S) GROUP BY 1, 2",
+        "SELECT window_start, count(*) AS n FROM W GROUP BY ROLLUP (window_start)",
+    ] {
+        let sql = over(query, WINDOWS);
+        assert!(Engine::new().plan(&sql, &[("sales", sales_schema())]).is_err(), "{sql}");
+    }
+    // In a union of the same windows they are still those.
+    windowed(&over(
+        "SELECT ws, sum(n) AS n FROM (SELECT window_start AS ws, 1 AS n FROM W UNION ALL SELECT window_start, 2 FROM W) GROUP BY ws",
+        WINDOWS,
+    ));
+    let second: SchemaRef =
+        Arc::new(Schema::new(vec![Field::new("at", DataType::Timestamp(TimeUnit::Second, None), false)]));
+    let faults = Engine::new()
+        .plan(
+            "SELECT window_end, count(*) AS n FROM session(t, at, INTERVAL '1500 milliseconds') GROUP BY 1",
+            &[("t", second)],
+        )
+        .unwrap_err();
+    assert_eq!(faults[0].message, "windows over a timestamp(0) are of whole seconds");
+}

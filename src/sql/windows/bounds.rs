@@ -98,9 +98,19 @@ pub(in crate::sql) fn shared(field: &Field) -> Option<usize> {
     (written(field.data_type()) == data_type).then(|| number.parse().ok())?
 }
 
+/// What the field says of windows.
+pub(super) fn marks(field: &Field) -> [Option<&String>; 2] {
+    [KEY, SHARED].map(|key| field.metadata().get(key))
+}
+
+/// Whether it says anything of windows.
+pub(super) fn is_marked(field: &Field) -> bool {
+    marks(field).iter().any(Option::is_some)
+}
+
 /// The field without what it says of windows.
 pub(in crate::sql) fn forgotten(field: &FieldRef) -> FieldRef {
-    if !field.metadata().contains_key(KEY) && !field.metadata().contains_key(SHARED) {
+    if !is_marked(field) {
         return Arc::clone(field);
     }
     let mut metadata = field.metadata().clone();
@@ -178,6 +188,9 @@ impl ScalarUDFImpl for Bounds {
         };
         let bound = Bound { is_end: self.is_end, of };
         let Some(start) = args.arg_fields.first() else { return plan_err!("a window starts somewhere") };
+        if self.is_of_sessions() {
+            super::starts::whole(start.data_type(), of.size())?;
+        }
         let metadata = bound.metadata(start.data_type());
         Ok(Arc::new(Field::new(self.name, start.data_type().clone(), false).with_metadata(metadata)))
     }

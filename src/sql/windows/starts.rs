@@ -45,19 +45,9 @@ impl Starts {
 
     /// The windows over such a time.
     fn grid(&self, time: &DataType, constants: &[Option<&ScalarValue>]) -> Result<Grid> {
-        let unit = check_is_timestamp(time)?;
-        let tick = codec::time::tick(time).unwrap_or(1);
-        let whole = match unit {
-            TimeUnit::Second => "seconds",
-            TimeUnit::Millisecond => "milliseconds",
-            TimeUnit::Microsecond => "microseconds",
-            TimeUnit::Nanosecond => "nanoseconds",
-        };
+        check_is_timestamp(time)?;
         let constants = constants.iter().map(|constant| match constant {
-            Some(ScalarValue::Int64(Some(nanos))) if nanos % tick == 0 => Ok(nanos / tick),
-            Some(ScalarValue::Int64(Some(_))) => {
-                plan_err!("windows over a {} are of whole {whole}", types::name(time))
-            }
+            Some(ScalarValue::Int64(Some(nanos))) => whole(time, *nanos),
             _ => plan_err!("the size of windows is a constant"),
         });
         match *constants.collect::<Result<Vec<_>>>()?.as_slice() {
@@ -166,6 +156,21 @@ impl Grid {
 fn numbers(times: &ArrayRef) -> Result<Int64Array> {
     check_are_times(times)?;
     Ok(cast(times, &DataType::Int64)?.as_primitive::<Int64Type>().clone())
+}
+
+/// The number of units of a timestamp in so many nanoseconds.
+pub(super) fn whole(time: &DataType, nanos: i64) -> Result<i64> {
+    let unit = match check_is_timestamp(time)? {
+        TimeUnit::Second => "seconds",
+        TimeUnit::Millisecond => "milliseconds",
+        TimeUnit::Microsecond => "microseconds",
+        TimeUnit::Nanosecond => "nanoseconds",
+    };
+    let tick = codec::time::tick(time).unwrap_or(1);
+    match nanos % tick {
+        0 => Ok(nanos / tick),
+        _ => plan_err!("windows over a {} are of whole {unit}", types::name(time)),
+    }
 }
 
 fn check_are_times(times: &ArrayRef) -> Result<()> {
