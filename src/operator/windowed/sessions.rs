@@ -100,3 +100,29 @@ fn with_bounds(batch: &RecordBatch, rows: &[InSession], of: &Sessions) -> Result
     }
     RecordBatch::try_new(taken.schema(), columns)
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Float64Array, TimestampSecondArray};
+    use arrow::datatypes::{Field, Schema, TimeUnit};
+
+    use super::*;
+
+    #[test]
+    fn both_zeros_are_of_the_same_session() {
+        let time = DataType::Timestamp(TimeUnit::Second, None);
+        let fields = vec![Field::new("k", DataType::Float64, true), Field::new("start", time, false)];
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Float64Array::from(vec![Some(0.0), None, Some(-0.0), Some(0.0), None])),
+            Arc::new(TimestampSecondArray::from(vec![1, 2, 3, 9, 9])),
+        ];
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+        let times = Int64Array::from(vec![1, 2, 3, 9, 9]);
+        let of = Sessions { gap: 5, keys: vec![0], bounds: vec![(1, false)] };
+        let Divided { over, open } = divide(&batch, &times, &of, 8).unwrap();
+        let found: Vec<(i64, usize)> = over.iter().map(|(end, rows)| (*end, rows.num_rows())).collect();
+        assert_eq!((found, open.num_rows()), (vec![(7, 1), (8, 2)], 2));
+        let starts = over.last().unwrap().1.column(1).clone();
+        assert_eq!(starts.as_ref(), &TimestampSecondArray::from(vec![1, 1]) as &dyn arrow::array::Array);
+    }
+}
