@@ -27,6 +27,8 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 
 use super::catalog::Catalog;
 use super::{Fault, parse, types};
+#[cfg(test)]
+pub(super) use bounds::is_marked;
 pub(super) use bounds::{Bound, forgotten, shared};
 pub(super) use marks::ForgetMarks;
 

@@ -104,7 +104,7 @@ pub(super) fn marks(field: &Field) -> [Option<&String>; 2] {
 }
 
 /// Whether it says anything of windows.
-pub(super) fn is_marked(field: &Field) -> bool {
+pub(in crate::sql) fn is_marked(field: &Field) -> bool {
     marks(field).iter().any(Option::is_some)
 }
 

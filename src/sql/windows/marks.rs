@@ -1,4 +1,4 @@
-//! Where columns stop to be those of windows: a cast makes other values of them, and in a union they can be of other windows, or of
+//! Where columns stop to be those of windows: a cast makes other values of them, as a function does, and in a union they can be of other windows, or of
 //! none, from one row to the next. DataFusion keeps what a column says of itself in both.
 
 use std::sync::Arc;
@@ -35,12 +35,16 @@ impl AnalyzerRule for ForgetMarks {
                 let name = names.save(&expr);
                 let of_marked = |expr: &Expr| expr.to_field(&schema).is_ok_and(|(_, field)| is_marked(&field));
                 let rewritten = expr.transform_up(|expr| {
-                    let is_cast = match &expr {
+                    let is_other = match &expr {
                         Expr::Cast(cast) => of_marked(&cast.expr),
                         Expr::TryCast(cast) => of_marked(&cast.expr),
+                        // One such as arrow_cast is a cast later on.
+                        Expr::ScalarFunction(call) if super::function(call.func.name()).is_none() => {
+                            call.args.iter().chain([&expr]).any(of_marked)
+                        }
                         _ => false,
                     };
-                    Ok(if is_cast { Transformed::yes(forget(expr)) } else { Transformed::no(expr) })
+                    Ok(if is_other { Transformed::yes(forget(expr)) } else { Transformed::no(expr) })
                 })?;
                 Ok(rewritten.update_data(|expr| name.restore(expr)))
             })?;
