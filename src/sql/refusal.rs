@@ -43,6 +43,27 @@ pub(super) fn of_plan(plan: &LogicalPlan, in_windows: bool) -> Vec<Fault> {
     faults
 }
 
+/// Whether it takes rows one by one.
+pub(super) fn is_of_rows(node: &LogicalPlan) -> bool {
+    matches!(
+        node,
+        LogicalPlan::Projection(_)
+            | LogicalPlan::Filter(_)
+            | LogicalPlan::TableScan(_)
+            | LogicalPlan::SubqueryAlias(_)
+            | LogicalPlan::Union(_)
+            | LogicalPlan::Unnest(_)
+            // Whether it reads an input is seen when branches are made of the plan.
+            | LogicalPlan::EmptyRelation(_)
+            | LogicalPlan::Values(_)
+    )
+}
+
+/// Whether it is a query within an expression.
+pub(super) fn is_query(expr: &Expr) -> bool {
+    matches!(expr, Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_))
+}
+
 fn refused_node(node: &LogicalPlan, in_windows: bool) -> Option<&'static str> {
     match node {
         LogicalPlan::Aggregate(_)
@@ -56,15 +77,7 @@ fn refused_node(node: &LogicalPlan, in_windows: bool) -> Option<&'static str> {
         {
             None
         }
-        LogicalPlan::Projection(_)
-        | LogicalPlan::Filter(_)
-        | LogicalPlan::TableScan(_)
-        | LogicalPlan::SubqueryAlias(_)
-        | LogicalPlan::Union(_)
-        | LogicalPlan::Unnest(_)
-        // Whether it reads an input is seen when branches are made of the plan.
-        | LogicalPlan::EmptyRelation(_)
-        | LogicalPlan::Values(_) => None,
+        node if is_of_rows(node) => None,
         LogicalPlan::Aggregate(_) => Some("an aggregate"),
         LogicalPlan::Distinct(_) => Some("DISTINCT"),
         LogicalPlan::Window(_) => Some("a window function"),
@@ -83,21 +96,11 @@ fn refused_expression(expr: &Expr, in_windows: bool) -> Option<Fault> {
     match expr {
         Expr::ScalarFunction(call) => volatile(call.func.name(), call.func.signature().volatility),
         Expr::HigherOrderFunction(call) => volatile(call.func.name(), call.func.signature().volatility),
-        Expr::AggregateFunction(_)
-        | Expr::WindowFunction(_)
-        | Expr::Exists(_)
-        | Expr::InSubquery(_)
-        | Expr::ScalarSubquery(_)
-        | Expr::SetComparison(_)
-            if in_windows =>
-        {
-            None
-        }
+        Expr::AggregateFunction(_) | Expr::WindowFunction(_) if in_windows => None,
+        expr if is_query(expr) && in_windows => None,
         Expr::AggregateFunction(call) => Some(needs_state(call.func.name(), None)),
         Expr::WindowFunction(call) => Some(needs_state(call.fun.name(), None)),
-        Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_) => {
-            Some(needs_state("a subquery in an expression", None))
-        }
+        expr if is_query(expr) => Some(needs_state("a subquery in an expression", None)),
         Expr::Placeholder(placeholder) => Some(Fault {
             message: format!("`{}` stands for a value that nobody gives", placeholder.id),
             span: None,
@@ -321,7 +324,8 @@ impl Visitor for Search<'_> {
     }
 }
 
-fn is_word(token: &Token, keyword: &str) -> bool {
+/// Whether it is that keyword.
+pub(super) fn is_word(token: &Token, keyword: &str) -> bool {
     match token {
         Token::Word(word) => word.quote_style.is_none() && word.value.eq_ignore_ascii_case(keyword),
         Token::VerticalBarRightAngleBracket => keyword == "|>",

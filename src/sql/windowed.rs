@@ -31,7 +31,8 @@ use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 use datafusion::sql::sqlparser::tokenizer::Token;
 
-use super::branches::{self, Planner};
+use super::branches::{Planner, arrow_schema};
+use super::refusal::{is_of_rows, is_query, is_word};
 use super::windows::{self, Bound};
 use super::{Fault, fault, parse};
 use crate::failure::Class;
@@ -53,21 +54,8 @@ pub(super) fn optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sy
 
 /// Whether a plan is evaluated row by row.
 pub(super) fn is_by_row(plan: &LogicalPlan) -> bool {
-    let of_rows = |node: &LogicalPlan| {
-        matches!(
-            node,
-            LogicalPlan::Projection(_)
-                | LogicalPlan::Filter(_)
-                | LogicalPlan::TableScan(_)
-                | LogicalPlan::SubqueryAlias(_)
-                | LogicalPlan::Union(_)
-                | LogicalPlan::Unnest(_)
-                | LogicalPlan::EmptyRelation(_)
-                | LogicalPlan::Values(_)
-        )
-    };
     let has_query = |expr: &Expr| expr.exists(|expr| Ok(is_query(expr))).unwrap_or(true);
-    !plan.exists(|node| Ok(!of_rows(node) || node.expressions().iter().any(has_query))).unwrap_or(true)
+    !plan.exists(|node| Ok(!is_of_rows(node) || node.expressions().iter().any(has_query))).unwrap_or(true)
 }
 
 /// Whether a plan has sessions, of which it is not known by row which they are.
@@ -125,7 +113,7 @@ impl Look {
     /// Looks through a plan; `last` says whether nothing but the selection of columns and rows comes behind it.
     fn through(&mut self, plan: &LogicalPlan, last: bool) {
         if is_leaf(plan) {
-            self.reads_without |= bounds(plan.schema()).next().is_none();
+            self.reads_without |= bounds(plan.schema().fields()).is_empty();
             return;
         }
         match plan {
@@ -202,22 +190,12 @@ impl Look {
 
     /// Says what is wrong, at the only one of these words that is in the text.
     fn wrong(&mut self, keywords: &[&str], message: &str, help: &str) {
-        let is_keyword = |token: &Token| match token {
-            Token::Word(word) => {
-                word.quote_style.is_none() && keywords.iter().any(|keyword| word.value.eq_ignore_ascii_case(keyword))
-            }
-            _ => false,
-        };
+        let is_keyword = |token: &Token| keywords.iter().any(|keyword| is_word(token, keyword));
         let mut places = self.tokens.iter().filter(|(token, _)| is_keyword(token)).map(|(_, place)| place);
         let span = places.next().filter(|_| places.next().is_none()).cloned();
         let help = (!help.is_empty()).then(|| help.to_owned());
         self.faults.push(Fault { message: message.to_owned(), span, help });
     }
-}
-
-/// Whether it is a query within an expression.
-fn is_query(expr: &Expr) -> bool {
-    matches!(expr, Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_))
 }
 
 /// Whether rows that have these values in common are of the same window.
@@ -232,8 +210,9 @@ fn tell_windows(exprs: &[Expr], schema: &DFSchema) -> bool {
     fields.iter().filter_map(|field| Bound::of(field)).any(tells)
 }
 
-fn bounds(schema: &DFSchema) -> impl Iterator<Item = (usize, Bound)> {
-    schema.fields().iter().enumerate().filter_map(|(index, field)| Some((index, Bound::of(field)?)))
+/// The columns that have bounds of windows.
+fn bounds<'a>(columns: impl IntoIterator<Item = &'a FieldRef>) -> Vec<(usize, Bound)> {
+    columns.into_iter().enumerate().filter_map(|(index, field)| Some((index, Bound::of(field)?))).collect()
 }
 
 fn bound(expr: &Expr, schema: &DFSchema) -> Option<Bound> {
@@ -277,11 +256,11 @@ pub(super) fn of_plan(
     let (middle, mut above) = planner.above(plan)?;
     let columns = (0..schema.fields().len()).collect();
     above.push(Step::Conform(Conform::new(columns, schema, Class::Expression)));
-    let mut leaves = Vec::new();
+    let mut below = Vec::new();
     let cut = middle.clone().transform_down(|node| match is_leaf(&node) {
         true => {
-            let scan = placeholder(leaves.len(), &node)?;
-            leaves.push(node);
+            let scan = placeholder(below.len(), &node)?;
+            below.push(node);
             Ok(Transformed::new(scan, true, TreeNodeRecursion::Jump))
         }
         false => Ok(Transformed::no(node)),
@@ -292,7 +271,6 @@ pub(super) fn of_plan(
         DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(Leaves)]).create_physical_plan(&cut, state),
     )
     .map_err(whole)?;
-    let below: Vec<LogicalPlan> = leaves;
     let leaves = below.iter().map(|below| leaf(planner.branches(below)?, below));
     let mut leaves = leaves.collect::<Result<Vec<_>, Fault>>()?;
     let plan = add_up(physical, &mut leaves).map_err(whole)?;
@@ -307,7 +285,7 @@ pub(super) fn of_plan(
     let plan = Plan {
         leaves,
         columns: plan.schema(),
-        place: place(&plan.schema(), &bounds(middle.schema()).collect::<Vec<_>>()),
+        place: place(&plan.schema(), &bounds(middle.schema().fields())),
         plan,
         above,
         chooses: is(|node| matches!(node, LogicalPlan::Window(_) | LogicalPlan::Sort(_) | LogicalPlan::Limit(_))),
@@ -319,13 +297,11 @@ pub(super) fn of_plan(
 }
 
 fn leaf(branches: Vec<Branch>, below: &LogicalPlan) -> Result<Leaf, Fault> {
-    let schema = below.schema();
-    let (rows, bounds) = (arrow_schema(schema), bounds(schema).collect::<Vec<_>>());
-    let branches = conforming(&branches, &rows);
-    let Some((column, first)) = bounds.first() else {
-        let message = "a part of the query reads rows that are in no window".into();
-        return Err(Fault { message, span: None, help: None });
-    };
+    let rows = arrow_schema(below.schema());
+    let bounds = bounds(rows.fields());
+    let none =
+        || Fault { message: "a part of the query reads rows that are in no window".into(), span: None, help: None };
+    let (column, first) = bounds.first().ok_or_else(none)?;
     let place = match first.of {
         Kind::Spaced(_) => place(&rows, &bounds),
         Kind::Sessions { gap, keys } => {
@@ -346,16 +322,9 @@ fn leaf(branches: Vec<Branch>, below: &LogicalPlan) -> Result<Leaf, Fault> {
             data_type.and_then(|data_type| Place::session(*column, data_type, from_row, gap, shared, of_bounds))
         }
     };
-    match place {
-        Some(place) => {
-            let computed = crc32c::crc32c(below.display_indent().to_string().as_bytes());
-            Ok(Leaf { branches, rows, computed, place, windows: first.of, partial: None })
-        }
-        None => {
-            let message = "a part of the query reads rows that are in no window".into();
-            Err(Fault { message, span: None, help: None })
-        }
-    }
+    let (place, branches) = (place.ok_or_else(none)?, conforming(&branches, &rows));
+    let computed = crc32c::crc32c(below.display_indent().to_string().as_bytes());
+    Ok(Leaf { branches, rows, computed, place, windows: first.of, partial: None })
 }
 
 fn conforming(branches: &[Branch], rows: &SchemaRef) -> Vec<Branch> {
@@ -375,32 +344,32 @@ fn place(schema: &Schema, bounds: &[(usize, Bound)]) -> Option<Place> {
 fn in_panes(leaf: &mut Leaf, below: LogicalPlan, planner: &Planner<'_>) -> Result<bool, Fault> {
     let Kind::Spaced(spacing) = leaf.windows else { return Ok(false) };
     let Some(partial) = leaf.partial.as_mut().filter(|_| spacing.slide < spacing.size) else { return Ok(false) };
-    let of_windows: Vec<usize> = bounds(below.schema()).map(|(column, _)| column).collect();
+    let of_rows = bounds(leaf.rows.fields());
+    let of_windows: Vec<usize> = of_rows.iter().map(|(column, _)| *column).collect();
     if !panes::only_groups(&partial.aggregate, &of_windows) {
         return Ok(false);
     }
     let whole = |error| fault::of_whole(&error);
     let Some(below) = panes::instead_of_windows(below, spacing).map_err(whole)? else { return Ok(false) };
     let schema = partial.aggregate.schema();
-    let bounds = bounds_of(&schema, partial.aggregate.group_expr().expr().len());
-    let Some((column, bound)) = bounds.first() else { return Ok(false) };
+    let of_partial = groups(&partial.aggregate);
     let from_start = |bound: &Bound| if bound.is_end { spacing.size } else { 0 };
-    let pane = |column: usize, schema: &Schema, bound: &Bound| {
-        Place::pane(column, schema.fields().get(column)?.data_type(), from_start(bound), spacing)
+    let pane = |schema: &Schema, bounds: &[(usize, Bound)]| {
+        let (column, bound) = bounds.first()?;
+        Place::pane(*column, schema.fields().get(*column)?.data_type(), from_start(bound), spacing)
     };
-    let of_rows = bounds_of(&leaf.rows, leaf.rows.fields().len());
-    let of_rows = of_rows.first().and_then(|(column, bound)| pane(*column, &leaf.rows, bound));
-    let (Some(of_rows), Some(of_partial)) = (of_rows, pane(*column, &schema, bound)) else { return Ok(false) };
+    let (Some(of_rows), Some(of_partial)) = (pane(&leaf.rows, &of_rows), pane(&schema, &of_partial)) else {
+        return Ok(false);
+    };
     leaf.branches = conforming(&planner.branches(&below)?, &leaf.rows);
     leaf.place = of_rows;
     partial.place = of_partial;
     Ok(true)
 }
 
-/// The columns among the first so many that have bounds of windows.
-fn bounds_of(schema: &Schema, columns: usize) -> Vec<(usize, Bound)> {
-    let columns = schema.fields().iter().take(columns).enumerate();
-    columns.filter_map(|(index, field)| Some((index, Bound::of(field)?))).collect()
+/// The columns by which a first step of an aggregate groups that have bounds of windows.
+fn groups(partial: &AggregateExec) -> Vec<(usize, Bound)> {
+    bounds(partial.schema().fields().iter().take(partial.group_expr().expr().len()))
 }
 
 /// A scan in place of what is evaluated row by row, of the same columns.
@@ -449,7 +418,7 @@ fn add_up(plan: Arc<dyn ExecutionPlan>, leaves: &mut [Leaf]) -> datafusion::comm
         };
         let Some(under) = partial.input().downcast_ref::<LeafExec>() else { return Ok(Transformed::no(node)) };
         let (number, schema) = (under.number, partial.schema());
-        let bounds = bounds_of(&schema, partial.group_expr().expr().len());
+        let bounds = groups(partial);
         match (leaves.get_mut(number), place(&schema, &bounds)) {
             // Of sessions, rows are kept until it is known which they are in.
             (Some(leaf), Some(place)) if matches!(leaf.windows, Kind::Spaced(_)) => {
@@ -462,8 +431,4 @@ fn add_up(plan: Arc<dyn ExecutionPlan>, leaves: &mut [Leaf]) -> datafusion::comm
         }
     });
     rest.data()
-}
-
-fn arrow_schema(schema: &DFSchema) -> SchemaRef {
-    branches::arrow_schema(schema)
 }

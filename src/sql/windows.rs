@@ -268,9 +268,8 @@ impl Replace<'_> {
         let keys: Vec<String> = keys.iter().map(|name| Ident::with_quote('"', parse::name(name)).to_string()).collect();
         let (columns, first, last) = match windows {
             Windows::Session => {
-                let bound = |function| {
-                    format!("\"{function}\"({START}, {nanos}{})", listed(&keys, |_, key| format!(", {key}")))
-                };
+                let arguments: String = keys.iter().map(|key| format!(", {key}")).collect();
+                let bound = |function| format!("\"{function}\"({START}, {nanos}{arguments})");
                 let mark = |number, key| format!("\"{}\"({key}, {number}) AS {key}", bounds::SESSION_KEY);
                 let marked: Vec<String> = keys.iter().enumerate().map(|(number, key)| mark(number, key)).collect();
                 let marked = if keys.is_empty() { String::new() } else { format!(" REPLACE ({})", marked.join(", ")) };
@@ -388,10 +387,6 @@ impl Replace<'_> {
     fn place(&self, span: Span) -> Option<Range<usize>> {
         parse::bytes(self.sql, span)
     }
-}
-
-fn listed(keys: &[String], each: impl Fn(usize, &String) -> String) -> String {
-    keys.iter().enumerate().map(|(number, key)| each(number, key)).collect()
 }
 
 /// What stands in FROM for an input: a stage, a named query or a query.

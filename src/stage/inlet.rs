@@ -4,11 +4,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::iter;
 use std::ops::{Add, Range};
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::arrow::compute::concat_batches;
-use ::arrow::datatypes::{Schema, SchemaRef};
+use ::arrow::datatypes::SchemaRef;
 use ::arrow::record_batch::RecordBatch;
 
 use crate::bus::{self, Lease, Limit, Message, Micros, Record, Topic};
@@ -104,6 +104,14 @@ pub(super) struct Arrived {
     pub foreign: u64,
 }
 
+impl Arrived {
+    /// No rows with these columns, which those behind the task are to know.
+    fn nothing(schema: &SchemaRef, watermark: Watermark) -> Self {
+        let rows = vec![Rows::none(0, schema, (0, Said { watermark, run: 0 }))];
+        Self { rows, since: now(), ..Self::default() }
+    }
+}
+
 /// Where a task's rows come from.
 pub(super) enum Inlet {
     /// A source connector.
@@ -150,6 +158,8 @@ pub(super) struct TopicInput {
     pub decoder: Option<Box<dyn Decoder>>,
     /// The predecessor, who alone writes its topic.
     pub owner: Owner,
+    /// Whether it says anything of what comes behind its messages.
+    pub is_heard: bool,
 }
 
 impl Inlet {
@@ -175,21 +185,9 @@ impl Inlet {
             (Inlet::Source(inlet), Polled::Block(block)) => inlet.decode(block),
             (Inlet::Topics(inlet), Polled::Messages(messages)) => inlet.decode(messages),
             (Inlet::Others(inlet), Polled::Messages(messages)) => inlet.decode(messages),
-            (inlet, Polled::Said(watermark)) => {
-                let rows = vec![Rows::none(0, inlet.schema(), (0, Said { watermark, run: 0 }))];
-                Ok(Arrived { rows, since: now(), ..Arrived::default() })
-            }
+            (Inlet::Source(inlet), Polled::Said(watermark)) => Ok(Arrived::nothing(&inlet.schema, watermark)),
+            (Inlet::Others(inlet), Polled::Said(watermark)) => Ok(Arrived::nothing(inlet.schema(), watermark)),
             _ => Ok(Arrived::default()),
-        }
-    }
-
-    /// The columns of the first of its inputs.
-    fn schema(&self) -> &SchemaRef {
-        static NONE: LazyLock<SchemaRef> = LazyLock::new(|| Arc::new(Schema::empty()));
-        match self {
-            Inlet::Source(inlet) => &inlet.schema,
-            Inlet::Others(inlet) => inlet.schema(),
-            Inlet::Topics(inlet) => inlet.inputs.first().map_or(&NONE, |input| &input.schema),
         }
     }
 
@@ -339,6 +337,8 @@ impl TopicInlet {
                 arrived.dead_letters.push(dead_message(&self.stage, &message, reject));
                 continue;
             }
+            let is_heard = input.is_heard;
+            let said = |record: &Record| if is_heard { said(record) } else { None };
             let mut watermark = said(&message.record);
             if let Some(said) = watermark.filter(|_| has_no_rows(&message.record)) {
                 arrived.rows.push(Rows::none(number, &input.schema, said));

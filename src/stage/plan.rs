@@ -102,6 +102,7 @@ impl Plan {
             schema: stage.schema.clone(),
             decoder: json::Decoder::new(stage.schema.clone()).ok().map(|decoder| Box::new(decoder) as Box<dyn Decoder>),
             owner: Owner::new(stage),
+            is_heard: stage.is_heard,
         };
         Inlet::Topics(TopicInlet {
             stage: stage.name.clone(),

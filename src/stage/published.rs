@@ -1,5 +1,7 @@
 //! Rows as messages of a topic: the stage's own results, or the topic of others that a sink writes.
 
+use std::collections::BTreeSet;
+
 use ::arrow::array::{Array, AsArray, BooleanArray, UInt32Array};
 use ::arrow::record_batch::RecordBatch;
 use bytes::BytesMut;
@@ -155,18 +157,22 @@ impl Published {
     /// Says in all partitions what is to be known of the messages behind these: in the last of each, or in one of its own.
     pub fn say(&self, said: Said, task: u32, arrived: Micros, made: &mut Made) {
         let (task, watermark) = (task.to_string(), said.to_string());
-        for number in 0..self.partitions {
-            let to = self.topic.partition(number);
-            let last = made.outgoing.iter_mut().rev().find(|outgoing| outgoing.to == to);
-            if let Some(Outgoing { record, .. }) = last {
+        let mut silent: BTreeSet<u32> = (0..self.partitions).collect();
+        for Outgoing { to, record } in made.outgoing.iter_mut().rev() {
+            if silent.is_empty() {
+                break;
+            }
+            if silent.remove(&to.partition) {
                 if record.headers.get(TASK).is_none() {
                     record.headers.push(TASK, task.as_bytes());
                 }
                 record.headers.push(WATERMARK, watermark.as_bytes());
-                continue;
             }
+        }
+        for number in silent {
             let headers = [(TASK, task.as_bytes()), (WATERMARK, watermark.as_bytes())].into();
-            made.push(0, &to, Record { headers, rows: 0, arrived, ..Record::default() });
+            let record = Record { headers, rows: 0, arrived, ..Record::default() };
+            made.push(0, &self.topic.partition(number), record);
         }
     }
 

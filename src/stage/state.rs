@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::arrow::record_batch::RecordBatch;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use crate::bus::{self, Bus, Channel, Limit, Log, Message, Outgoing, Record, TopicPartition};
 use crate::checkpoint::{self, Checkpoint, Windows};
@@ -47,6 +47,7 @@ struct Sizes {
     /// Bytes of a message, at most.
     message_bytes: usize,
 }
+
 /// How much is read at a time.
 const READ: Limit = Limit { rows: 1 << 20, bytes: 16 << 20 };
 /// How long what a commit has left may take to be seen.
@@ -117,31 +118,41 @@ impl StateLog {
         } else if let Some(snapshot) = &mut self.snapshot {
             snapshot.bytes += written;
         }
-        if let Some(mut snapshot) = self.snapshot.take() {
-            let enough = self.sizes.piece_bytes.max(2 * written);
-            let mut now = 0;
-            while now < enough
-                && let Some(chunk) = snapshot.left.pop_front()
-            {
-                if let Some(chunk) = windows.still_open(chunk)? {
-                    now += self.put(&chunk, Some(snapshot.first), &mut changes.records)?;
-                }
-            }
-            self.bytes += now;
-            snapshot.bytes += now;
-            match snapshot.left.is_empty() {
-                true => {
-                    self.spare += self.bytes - snapshot.bytes;
-                    (self.first, self.bytes) = (snapshot.first, snapshot.bytes);
-                    if self.spare >= self.sizes.spare_bytes {
-                        self.spare = 0;
-                        changes.spare_before = Some(self.first);
-                    }
-                }
-                false => self.snapshot = Some(snapshot),
-            }
+        if let Some(snapshot) = self.snapshot.take() {
+            self.go_on(snapshot, self.sizes.piece_bytes.max(2 * written), windows, &mut changes)?;
         }
         Ok(changes)
+    }
+
+    /// Writes as much of all that there was, and counts what is before it as needed no longer once that was all.
+    fn go_on(
+        &mut self,
+        mut snapshot: Snapshot,
+        enough: u64,
+        windows: &Windowed,
+        changes: &mut Changes,
+    ) -> Result<(), TaskError> {
+        let mut now = 0;
+        while now < enough
+            && let Some(chunk) = snapshot.left.pop_front()
+        {
+            if let Some(chunk) = windows.still_open(chunk)? {
+                now += self.put(&chunk, Some(snapshot.first), &mut changes.records)?;
+            }
+        }
+        self.bytes += now;
+        snapshot.bytes += now;
+        if !snapshot.left.is_empty() {
+            self.snapshot = Some(snapshot);
+            return Ok(());
+        }
+        self.spare += self.bytes - snapshot.bytes;
+        (self.first, self.bytes) = (snapshot.first, snapshot.bytes);
+        if self.spare >= self.sizes.spare_bytes {
+            self.spare = 0;
+            changes.spare_before = Some(self.first);
+        }
+        Ok(())
     }
 
     /// Makes messages of a chunk, and gives their bytes.
@@ -342,15 +353,11 @@ impl Chunks {
             return Ok(());
         }
         let whole = if self.begun.is_empty() { value } else { self.begun.split().freeze() };
-        let rows = decoded(whole).map_err(|error| format!("offset {} is damaged: {error}", message.offset))?;
+        let rows = arrow::decode(whole).map_err(|error| format!("offset {} is damaged: {error}", message.offset))?;
         let leaf = number(message, LEAF).ok_or_else(|| format!("offset {} is of no leaf", message.offset))?;
         self.read.push(Chunk { leaf: leaf as usize, rows });
         Ok(())
     }
-}
-
-fn decoded(value: Bytes) -> Result<RecordBatch, arrow::Error> {
-    arrow::decode(value)
 }
 
 #[cfg(test)]

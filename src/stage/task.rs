@@ -174,9 +174,10 @@ impl Task {
     fn prepare(&mut self, polled: Polled) -> Result<Step, Error> {
         let size = polled.size();
         let (positions, source, full) = (positions(&polled), self.inlet.position(), polled.is_full(size));
-        let Arrived { rows, dead_letters, since, foreign } = self.inlet.decode(polled)?;
+        let Arrived { rows, mut dead_letters, since, foreign } = self.inlet.decode(polled)?;
         let Made { parts, dead_letters: more } = self.queries.process(rows)?;
-        let mut encoded = self.outlet.encode([dead_letters, more].concat(), since, parts)?;
+        dead_letters.extend(more);
+        let mut encoded = self.outlet.encode(dead_letters, since, parts)?;
         encoded.counts.rows_in = size.rows as u64;
         encoded.counts.foreign = foreign;
         Ok(Step { encoded, positions, source, size, full })

@@ -194,11 +194,11 @@ impl<'a> Builder<'a> {
         }
         let inputs = self.inputs(index, stage);
         let (work, contract) = self.work(stage, inputs.as_deref());
-        if let (Some(Work::Sql(query)), config::Work::Sql(sql)) = (&work, &stage.work)
-            && query.is_windowed()
-        {
-            let (query, sql) = (query.clone(), sql.clone());
-            self.check_windows(index, &sql, &query);
+        let is_windowed = matches!(&work, Some(Work::Sql(query)) if query.is_windowed());
+        match (&work, &stage.work) {
+            (Some(Work::Sql(query)), config::Work::Sql(sql)) if is_windowed => self.check_windows(index, sql, query),
+            (Some(_), _) => self.refuse_limit(stage),
+            (None, _) => {}
         }
         if let Some(slot) = self.contracts.get_mut(index) {
             slot.clone_from(&contract);
@@ -214,12 +214,6 @@ impl<'a> Builder<'a> {
         let event_time = event_time.and_then(|it| contract::event_time(&contract, it, &mut self.faults));
         let events = self.events(stage, &contract);
         let full_name = format!("{}.{}", prefix(pipeline), stage.name.value);
-        let is_windowed = matches!(&work, Some(Work::Sql(query)) if query.is_windowed());
-        if let (Some(limit), Some(_), false) = (&stage.state_limit, &work, is_windowed) {
-            let fault =
-                Fault::new(limit.span.clone(), "the stage has no windows, and so nothing that would be limited");
-            self.faults.push(fault.help("leave it out"));
-        }
         let topics = topics(&full_name, counts, self.retention(stage), is_windowed);
         Some(Stage {
             name: stage.name.value.as_str().into(),
@@ -250,6 +244,14 @@ impl<'a> Builder<'a> {
             Some(Spread { name: &stage.name.value, key, partitions: self.counts.get(*feeder)?.partitions })
         });
         spread.collect()
+    }
+
+    /// That a stage without windows has no limit of what they hold.
+    fn refuse_limit(&mut self, stage: &config::Stage) {
+        if let Some(limit) = &stage.state_limit {
+            let message = "the stage has no windows, and so nothing that would be limited";
+            self.faults.push(Fault::new(limit.span.clone(), message).help("leave it out"));
+        }
     }
 
     /// That the windows of a query can close, and that each has all its rows in one task.
@@ -368,6 +370,13 @@ impl<'a> Builder<'a> {
         if let Some(declared) = declared {
             query = planned.under(query, &declared.schema, &stage.schema, &mut self.faults)?;
         }
+        query = self.also(query, stage)?;
+        let contract = Contract { schema: Arc::clone(&query.schema), secret: planned.secret() };
+        Some((query, contract))
+    }
+
+    /// The query with what its windows yield besides their results, as the stage says it.
+    fn also(&mut self, mut query: Query, stage: &config::Stage) -> Option<Query> {
         let kept = stage.corrects_for.as_ref();
         if let Some(place) = kept.map(|kept| &kept.span).or(stage.emits_early.as_ref().map(|early| &early.span)) {
             let corrects_for = kept.map(|kept| i64::try_from(kept.value.as_nanos()).unwrap_or(i64::MAX));
@@ -387,8 +396,7 @@ impl<'a> Builder<'a> {
             );
             self.faults.push(fault.help("say what tells the results of a window apart: key = [\"window_start\", …]"));
         }
-        let contract = Contract { schema: Arc::clone(&query.schema), secret: planned.secret() };
-        Some((query, contract))
+        Some(query)
     }
 
     /// The domain events of a stage: queries over its own results.

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array};
-use arrow::compute::{SortColumn, cast, concat_batches, lexsort_to_indices, take_record_batch};
+use arrow::array::{Array, AsArray, Int64Array, UInt32Array};
+use arrow::compute::{cast, concat_batches, take_record_batch};
 use arrow::datatypes::{Int64Type, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
@@ -36,12 +36,17 @@ impl Run {
         let (batch, times) = match times.values().is_sorted() {
             true => (batch, times),
             false => {
-                let order = stable_order(&times)?;
+                let order = stable_order(&times);
                 (take_record_batch(&batch, &order)?, taken(&times, &order)?)
             }
         };
+        Ok(Self::of(batch, times))
+    }
+
+    /// All rows of their memory.
+    fn of(batch: RecordBatch, times: Int64Array) -> Self {
         let whole = (batch.num_rows(), batch.get_array_memory_size() + times.get_array_memory_size());
-        Ok(Self { batch, times, whole })
+        Self { batch, times, whole }
     }
 
     fn rows(&self) -> usize {
@@ -56,9 +61,7 @@ impl Run {
             return Ok(left);
         }
         let all = UInt32Array::from_iter_values(0..rows as u32);
-        let (batch, times) = (take_record_batch(&left.batch, &all)?, taken(&left.times, &all)?);
-        let whole = (rows, batch.get_array_memory_size() + times.get_array_memory_size());
-        Ok(Self { batch, times, whole })
+        Ok(Self::of(take_record_batch(&left.batch, &all)?, taken(&left.times, &all)?))
     }
 
     /// The first row whose time is after the given one.
@@ -72,10 +75,10 @@ fn taken(times: &Int64Array, rows: &UInt32Array) -> Result<Int64Array, ArrowErro
 }
 
 /// The order of the rows by time that leaves those of the same time in theirs.
-fn stable_order(times: &Int64Array) -> Result<UInt32Array, ArrowError> {
-    let rows = UInt32Array::from_iter_values(0..times.len() as u32);
-    let column = |values: ArrayRef| SortColumn { values, options: None };
-    lexsort_to_indices(&[column(Arc::new(times.clone())), column(Arc::new(rows))], None)
+fn stable_order(times: &Int64Array) -> UInt32Array {
+    let mut rows: Vec<(i64, u32)> = times.values().iter().copied().zip(0..).collect();
+    rows.sort_unstable();
+    rows.into_iter().map(|(_, row)| row).collect()
 }
 
 /// How many small runs wait until they are merged.
@@ -182,16 +185,7 @@ impl Runs {
         if let Some(sessions) = self.place.sessions().cloned() {
             return self.take_sessions(&sessions, until);
         }
-        let mut ends = BTreeSet::new();
-        for run in &self.runs {
-            for time in run.times.values().chunk_by(|a, b| a == b).filter_map(|same| same.first()) {
-                let mut of_time = self.place.ends(*time, closed, until).peekable();
-                if of_time.peek().is_none() && self.place.nanos(*time) > until {
-                    break;
-                }
-                ends.extend(of_time);
-            }
-        }
+        let ends: BTreeSet<Nanos> = self.runs.iter().flat_map(|run| self.ends_of(&run.times, closed, until)).collect();
         ends.into_iter().map(|end| Ok((end, self.of_window(end)?))).collect()
     }
 
@@ -213,9 +207,14 @@ impl Runs {
         if after >= until || self.place.sessions().is_some() {
             return Ok(BTreeSet::new());
         }
-        let times = self.place.times(rows)?;
-        let times = times.values().chunk_by(|a, b| a == b).filter_map(|same| same.first());
-        Ok(times.flat_map(|time| self.place.ends(*time, after, until)).collect())
+        Ok(self.ends_of(&self.place.times(rows)?, after, until).collect())
+    }
+
+    /// The same of rows of these times, ascending. A window ends after the times of its rows, or with them.
+    fn ends_of(&self, times: &Int64Array, after: Nanos, until: Nanos) -> impl Iterator<Item = Nanos> {
+        let different = times.values().chunk_by(|a, b| a == b).filter_map(|same| same.first());
+        let near = different.take_while(move |time| self.place.nanos(**time) <= until);
+        near.flat_map(move |time| self.place.ends(*time, after, until))
     }
 
     /// Lets go of rows all of whose windows end by then.

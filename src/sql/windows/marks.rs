@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, FieldRef};
+use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Result, exec_err, plan_err};
@@ -105,11 +105,7 @@ impl ScalarUDFImpl for Forget {
 
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
         let Some(field) = args.arg_fields.first() else { return plan_err!("a value is forgotten") };
-        let field = forgotten(field);
-        Ok(Arc::new(
-            Field::new(self.name(), field.data_type().clone(), field.is_nullable())
-                .with_metadata(field.metadata().clone()),
-        ))
+        Ok(forgotten(field))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
