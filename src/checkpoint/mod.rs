@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bus::{Micros, Positions, Topic, TopicPartition};
 use crate::connector::Position;
-use crate::fidelity::{Counts, is_zero};
+use crate::fidelity::{Counts, Said, is_zero};
 
 /// The version of the shape below. A checkpoint of another version is refused.
 const VERSION: u32 = 2;
@@ -51,23 +51,20 @@ pub struct Clock {
     pub greatest: Option<Micros>,
     /// What the task has said last.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub said: Option<String>,
+    pub said: Option<Said>,
 }
 
 /// What a task has said of the event times behind what it has published.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Heard {
     /// The name of its stage; of a source, for its connector, nothing.
     pub input: String,
     /// Its number.
     pub task: u32,
-    /// What it has said last: a time in microseconds since 1970, that it is `idle`, or that it has come to its `end`; and how often
-    /// sources had gone on after their ends, if they had.
-    pub said: String,
-    /// The last time that it has said.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub time: Option<Micros>,
+    /// What it has said last: a time in microseconds since 1970; that it is `idle`, or has come to its `end`, if so; and how
+    /// often sources had gone on after their ends, if they had.
+    pub said: Said,
 }
 
 impl Clock {
@@ -288,9 +285,9 @@ mod tests {
             source: Some(Position { rows: 5, at: serde_json::json!({"bytes": 9}) }),
             sink: None,
             clock: Clock {
-                inputs: vec![Heard { input: "b".into(), task: 1, said: "end 2".into(), time: Some(9) }],
+                inputs: vec![Heard { input: "b".into(), task: 1, said: "9 end 2".parse().unwrap() }],
                 greatest: Some(-3),
-                said: Some("1000000".into()),
+                said: "1000000".parse().ok(),
             },
             windows: Some(Windows {
                 version: 1,
@@ -300,7 +297,7 @@ mod tests {
                 keeps: vec!["(a text)".into()],
             }),
         };
-        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"absorbed":8,"emitted":7,"events":2,"foreign":1},"missed":4,"gone":6,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}},"clock":{"inputs":[{"input":"b","task":1,"said":"end 2","time":9}],"greatest":-3,"said":"1000000"},"windows":{"version":1,"first":2,"next":9,"closed":"-60","keeps":["(a text)"]}}"#;
+        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"absorbed":8,"emitted":7,"events":2,"foreign":1},"missed":4,"gone":6,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}},"clock":{"inputs":[{"input":"b","task":1,"said":"9 end 2"}],"greatest":-3,"said":"1000000"},"windows":{"version":1,"first":2,"next":9,"closed":"-60","keeps":["(a text)"]}}"#;
         assert_eq!(checkpoint.encode().unwrap(), written.as_bytes());
         assert_eq!(Checkpoint::decode(written.as_bytes()).unwrap(), checkpoint);
     }

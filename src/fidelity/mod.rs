@@ -7,4 +7,4 @@ mod watermark;
 pub use account::{Account, Error, accounts};
 pub use counts::Counts;
 pub(crate) use counts::is_zero;
-pub use watermark::{Said, Watermark};
+pub use watermark::{Said, Status, Watermark};

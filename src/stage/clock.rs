@@ -8,7 +8,7 @@ use ::arrow::record_batch::RecordBatch;
 use crate::bus::Micros;
 use crate::checkpoint;
 use crate::codec;
-use crate::fidelity::{Said, Watermark};
+use crate::fidelity::{Said, Status, Watermark};
 use crate::topology::Stage;
 
 /// The event time of a task.
@@ -26,15 +26,8 @@ struct Input {
     name: Arc<str>,
     /// Its tasks, each of which says something.
     tasks: u32,
-    heard: BTreeMap<u32, Heard>,
-}
-
-/// What a task has said.
-#[derive(Clone, Copy)]
-struct Heard {
-    last: Said,
-    /// The last time that it has said.
-    time: Option<Micros>,
+    /// What each of them has said last.
+    heard: BTreeMap<u32, Said>,
 }
 
 /// The event time that a stage reads from its results.
@@ -55,19 +48,25 @@ impl Input {
     }
 
     fn run(&self) -> u64 {
-        self.heard.values().map(|heard| heard.last.run).max().unwrap_or(0)
+        self.heard.values().map(|said| said.run).max().unwrap_or(0)
     }
 
     /// What all of its tasks say together.
     fn watermark(&self) -> Option<Watermark> {
         let run = self.run();
-        let says = |heard: &Heard| match heard.last {
+        let says = |said: &Said| match said.watermark.status {
             // It has not heard yet that there is more.
-            Said { watermark: Watermark::End, run: of } if of < run => heard.time.map(Watermark::Time),
-            Said { watermark, .. } => Some(watermark),
+            Status::End if said.run < run => Watermark { status: Status::Active, ..said.watermark },
+            _ => said.watermark,
         };
-        let silent = (0..self.tasks).filter(|task| !self.heard.contains_key(task)).map(|_| None);
-        Watermark::of_all(self.heard.values().map(says).chain(silent))
+        Watermark::of_all((0..self.tasks).map(|task| self.heard.get(&task).map(says)))
+    }
+}
+
+impl Own {
+    /// None of the results to come is older, but for such as are late; the least there is where nothing was seen.
+    fn time(&self) -> Micros {
+        self.greatest.map_or(Micros::MIN, |time| time.saturating_sub(self.out_of_orderness))
     }
 }
 
@@ -92,32 +91,28 @@ impl Clock {
     pub fn resume(&mut self, saved: &checkpoint::Clock) {
         for input in &mut self.inputs {
             let of_input = saved.inputs.iter().filter(|heard| *heard.input == *input.name);
-            let heard = |heard: &checkpoint::Heard| {
-                Some((heard.task, Heard { last: heard.said.parse().ok()?, time: heard.time }))
-            };
-            input.heard = of_input.filter_map(heard).collect();
+            input.heard = of_input.map(|heard| (heard.task, heard.said)).collect();
         }
         if let Some(own) = &mut self.own {
             own.greatest = saved.greatest;
         }
-        self.said = saved.said.as_ref().and_then(|text| text.parse().ok());
+        self.said = saved.said;
     }
 
     /// What a commit keeps of it.
     pub fn saved(&self) -> checkpoint::Clock {
         let of_input = |input: &Input| {
-            let heard = input.heard.iter().map(|(task, heard)| checkpoint::Heard {
+            let heard = |(task, said): (&u32, &Said)| checkpoint::Heard {
                 input: input.name.to_string(),
                 task: *task,
-                said: heard.last.to_string(),
-                time: heard.time,
-            });
-            heard.collect::<Vec<_>>()
+                said: *said,
+            };
+            input.heard.iter().map(heard).collect::<Vec<_>>()
         };
         checkpoint::Clock {
             inputs: self.inputs.iter().flat_map(of_input).collect(),
             greatest: self.own.as_ref().and_then(|own| own.greatest),
-            said: self.said.map(|said| said.to_string()),
+            said: self.said,
         }
     }
 
@@ -128,15 +123,13 @@ impl Clock {
             Some((task, mut said)) => {
                 // A connector does not count.
                 said.run = said.run.max(if input.is_connector() { input.run() } else { 0 });
-                let before = input.heard.get(&task).and_then(|heard| heard.time);
-                let time = if let Watermark::Time(time) = said.watermark { Some(time) } else { before };
-                input.heard.insert(task, Heard { last: said, time });
+                input.heard.insert(task, said);
             }
             None if input.is_connector() => {
-                for heard in input.heard.values_mut() {
+                for said in input.heard.values_mut() {
                     // It had come to its end, and goes on.
-                    heard.last.run += u64::from(heard.last.watermark == Watermark::End);
-                    heard.last.watermark = Watermark::Time(Micros::MIN);
+                    said.run += u64::from(said.watermark.status == Status::End);
+                    said.watermark.status = Status::Active;
                 }
             }
             None => {}
@@ -145,8 +138,8 @@ impl Clock {
 
     /// A connector has rows. What is to be said before its results, where it had said that there are none.
     pub fn go_on(&mut self) -> Option<Said> {
-        let quiet = matches!(self.said(), Some(Watermark::End | Watermark::Idle));
-        if !quiet || !self.inputs.first().is_some_and(Input::is_connector) {
+        let is_active = self.said.is_none_or(|said| said.watermark.status == Status::Active);
+        if is_active || !self.inputs.first().is_some_and(Input::is_connector) {
             return None;
         }
         self.hear(0, None);
@@ -167,18 +160,21 @@ impl Clock {
         }
     }
 
-    /// What was said last.
-    pub fn said(&self) -> Option<Watermark> {
-        self.said.map(|said| said.watermark)
+    /// The time that was said last, where one was known.
+    pub fn time(&self) -> Option<Micros> {
+        self.said.map(|said| said.watermark.time).filter(|time| *time > Micros::MIN)
     }
 
     /// What is said of results where it is not what was said last. `of_rows` is what is said of those that are made of what
     /// has come in.
     pub fn say(&mut self, of_rows: Option<Watermark>) -> Option<Said> {
-        let says = match (&self.own, of_rows) {
-            (_, Some(said @ (Watermark::Idle | Watermark::End))) => Some(said),
-            (Some(own), _) => own.greatest.map(|time| Watermark::Time(time.saturating_sub(own.out_of_orderness))),
-            (None, said) => said,
+        let says = match &self.own {
+            None => of_rows,
+            Some(own) => {
+                let status = of_rows.map_or(Status::Active, |said| said.status);
+                let watermark = Watermark { time: own.time(), status };
+                Some(watermark).filter(|says| *says != Status::Active.at_no_time())
+            }
         };
         let says = says.map(|watermark| Said { watermark, run: self.inputs.iter().map(Input::run).sum() });
         let news = says.filter(|_| self.is_heard && says != self.said);
@@ -196,50 +192,85 @@ mod tests {
         Clock { inputs: inputs.iter().map(input).collect(), own: None, is_heard: true, said: None }
     }
 
-    fn said(watermark: Watermark, run: u64) -> Said {
-        Said { watermark, run }
+    fn said(text: &str) -> Said {
+        text.parse().unwrap()
+    }
+
+    fn together(clock: &Clock) -> Option<String> {
+        clock.of_inputs().map(|watermark| Said { watermark, run: 0 }.to_string())
     }
 
     #[test]
     fn the_slowest_task_of_all_inputs_counts_once_all_have_said_something() {
         let mut clock = clock(&[("a", 2), ("b", 1)]);
-        clock.hear(0, Some((0, said(Watermark::Time(5), 0))));
-        clock.hear(1, Some((0, said(Watermark::Time(3), 0))));
+        clock.hear(0, Some((0, said("5"))));
+        clock.hear(1, Some((0, said("3"))));
         assert_eq!((clock.of_inputs(), clock.say(clock.of_inputs())), (None, None));
-        clock.hear(0, Some((1, said(Watermark::Time(9), 0))));
-        assert_eq!(clock.of_inputs(), Some(Watermark::Time(3)));
-        clock.hear(1, Some((0, said(Watermark::Idle, 0))));
-        assert_eq!(clock.of_inputs(), Some(Watermark::Time(5)));
-        assert_eq!(clock.say(clock.of_inputs()), Some(said(Watermark::Time(5), 0)));
+        clock.hear(0, Some((1, said("9"))));
+        assert_eq!(together(&clock).unwrap(), "3");
+        clock.hear(1, Some((0, said("3 idle"))));
+        assert_eq!(together(&clock).unwrap(), "5");
+        assert_eq!(clock.say(clock.of_inputs()), Some(said("5")));
         assert_eq!(clock.say(clock.of_inputs()), None);
+    }
+
+    #[test]
+    fn it_does_not_matter_which_of_those_that_have_no_rows_says_so_first() {
+        let none = Micros::MIN;
+        for (first, second) in [(0, 1), (1, 0)] {
+            let mut clock = clock(&[("a", 2)]);
+            clock.hear(0, Some((0, said("7"))));
+            for task in [first, second] {
+                clock.hear(0, Some((task, said(&if task == 0 { "7 idle".into() } else { format!("{none} idle") }))));
+            }
+            assert_eq!(together(&clock).unwrap(), "7 idle");
+            assert_eq!(clock.say(clock.of_inputs()), Some(said("7 idle")));
+            clock.hear(0, Some((0, said("7 end"))));
+            assert_eq!(together(&clock).unwrap(), "7 idle");
+            clock.hear(0, Some((1, said("4"))));
+            assert_eq!(together(&clock).unwrap(), "4");
+        }
     }
 
     #[test]
     fn a_task_that_has_not_heard_that_there_is_more_is_not_at_its_end() {
         let mut after = clock(&[("a", 2)]);
         for task in 0..2 {
-            after.hear(0, Some((task, said(Watermark::Time(7), 0))));
-            after.hear(0, Some((task, said(Watermark::End, 0))));
+            after.hear(0, Some((task, said("7 end"))));
         }
-        assert_eq!(after.of_inputs(), Some(Watermark::End));
+        assert_eq!(together(&after).unwrap(), "7 end");
         let mut resumed = clock(&[("a", 2)]);
         resumed.resume(&after.saved());
-        assert_eq!(resumed.of_inputs(), Some(Watermark::End));
-        resumed.hear(0, Some((0, said(Watermark::Time(20), 1))));
-        assert_eq!(resumed.of_inputs(), Some(Watermark::Time(7)));
-        assert_eq!(resumed.say(resumed.of_inputs()), Some(said(Watermark::Time(7), 1)));
-        resumed.hear(0, Some((1, said(Watermark::End, 1))));
-        assert_eq!(resumed.of_inputs(), Some(Watermark::Time(20)));
+        assert_eq!(together(&resumed).unwrap(), "7 end");
+        resumed.hear(0, Some((0, said("20 1"))));
+        assert_eq!(together(&resumed).unwrap(), "7");
+        assert_eq!(resumed.say(resumed.of_inputs()), Some(said("7 1")));
+        resumed.hear(0, Some((1, said("8 end 1"))));
+        assert_eq!(together(&resumed).unwrap(), "20");
     }
 
     #[test]
     fn a_connector_that_goes_on_after_its_end_says_so() {
         let mut clock = clock(&[("", 1)]);
-        clock.hear(0, Some((0, said(Watermark::End, 0))));
-        assert_eq!(clock.say(clock.of_inputs()), Some(said(Watermark::End, 0)));
-        assert_eq!(clock.go_on(), Some(said(Watermark::Time(Micros::MIN), 1)));
+        let own = Own { column: 0, out_of_orderness: 2, greatest: Some(9) };
+        let at_end = Some((0, Said { watermark: Status::End.at_no_time(), run: 0 }));
+        clock.own = Some(own);
+        clock.hear(0, at_end);
+        assert_eq!(clock.say(clock.of_inputs()), Some(said("7 end")));
+        assert_eq!(clock.go_on(), Some(said("7 1")));
         assert_eq!(clock.go_on(), None);
-        clock.hear(0, Some((0, said(Watermark::End, 0))));
-        assert_eq!(clock.say(clock.of_inputs()), Some(said(Watermark::End, 1)));
+        clock.hear(0, at_end);
+        assert_eq!(clock.say(clock.of_inputs()), Some(said("7 end 1")));
+    }
+
+    #[test]
+    fn a_connector_without_rows_says_that_it_has_none_and_no_time() {
+        let mut clock = clock(&[("", 1)]);
+        clock.own = Some(Own { column: 0, out_of_orderness: 2, greatest: None });
+        assert_eq!(clock.say(clock.of_inputs()), None);
+        let idle = Status::Idle.at_no_time();
+        clock.hear(0, Some((0, Said { watermark: idle, run: 0 })));
+        assert_eq!(clock.say(clock.of_inputs()), Some(Said { watermark: idle, run: 0 }));
+        assert_eq!(clock.time(), None);
     }
 }

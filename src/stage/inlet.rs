@@ -17,7 +17,7 @@ use crate::codec::{Decoded, Decoder, RawRows, arrow, csv, json};
 use crate::config;
 use crate::connector::{self, Block, Source};
 use crate::failure::{Class, DeadLetter, Reject, narrow};
-use crate::fidelity::{Said, Watermark};
+use crate::fidelity::{Said, Status};
 use crate::stage::TaskError;
 use crate::stage::origins::{Origins, Rows, SourceRows, dead_message, relative_name};
 use crate::stage::others::OthersInlet;
@@ -44,7 +44,7 @@ pub(super) enum Polled {
     /// Nothing any more.
     Finished,
     /// Nothing, which those behind the task are to know.
-    Said(Watermark),
+    Said(Status),
 }
 
 impl Polled {
@@ -106,8 +106,8 @@ pub(super) struct Arrived {
 
 impl Arrived {
     /// No rows with these columns, which those behind the task are to know.
-    fn nothing(schema: &SchemaRef, watermark: Watermark) -> Self {
-        let rows = vec![Rows::none(0, schema, (0, Said { watermark, run: 0 }))];
+    fn nothing(schema: &SchemaRef, status: Status) -> Self {
+        let rows = vec![Rows::none(0, schema, (0, Said { watermark: status.at_no_time(), run: 0 }))];
         Self { rows, since: now(), ..Self::default() }
     }
 }
@@ -185,8 +185,8 @@ impl Inlet {
             (Inlet::Source(inlet), Polled::Block(block)) => inlet.decode(block),
             (Inlet::Topics(inlet), Polled::Messages(messages)) => inlet.decode(messages),
             (Inlet::Others(inlet), Polled::Messages(messages)) => inlet.decode(messages),
-            (Inlet::Source(inlet), Polled::Said(watermark)) => Ok(Arrived::nothing(&inlet.schema, watermark)),
-            (Inlet::Others(inlet), Polled::Said(watermark)) => Ok(Arrived::nothing(inlet.schema(), watermark)),
+            (Inlet::Source(inlet), Polled::Said(status)) => Ok(Arrived::nothing(&inlet.schema, status)),
+            (Inlet::Others(inlet), Polled::Said(status)) => Ok(Arrived::nothing(inlet.schema(), status)),
             _ => Ok(Arrived::default()),
         }
     }

@@ -14,7 +14,7 @@ use crate::codec::{
 };
 use crate::connector::{self, Position, Sink};
 use crate::failure::{Class, DeadLetter, Reject};
-use crate::fidelity::{Counts, Said, Watermark};
+use crate::fidelity::{Counts, Said, Status};
 use crate::stage::TaskError;
 use crate::stage::clock::Clock;
 use crate::stage::origins::{Origins, Rows};
@@ -243,7 +243,10 @@ pub(crate) fn results_of(
         clock.see(&row);
         parts.push(Processed { watermark: clock.say(None), ..part(row) });
     }
-    parts.push(Processed { watermark: Some(Said { watermark: Watermark::End, run: 0 }), ..part(batch.slice(0, 0)) });
+    parts.push(Processed {
+        watermark: Some(Said { watermark: Status::End.at_no_time(), run: 0 }),
+        ..part(batch.slice(0, 0))
+    });
     Ok(outlet.encode(Vec::new(), 0, parts)?.results)
 }
 

@@ -14,13 +14,15 @@ use crate::bus::Micros;
 use crate::checkpoint::Checkpoint;
 use crate::codec;
 use crate::failure::{Class, DeadLetter, Reject};
-use crate::fidelity::{Counts, Said, Watermark};
+use crate::fidelity::{Counts, Said, Status, Watermark};
 use crate::operator::{Absorbed, Failed, Nanos, Operator, Output, Windowed};
 use crate::stage::TaskError;
 use crate::stage::clock::Clock;
 use crate::stage::inlet::LIMIT;
 use crate::stage::origins::{self, Origins, Rows};
 use crate::topology::Stage;
+
+const NANOS_PER_MICRO: Nanos = 1_000;
 
 /// The queries of a stage.
 pub(super) struct Queries {
@@ -146,17 +148,13 @@ impl Queries {
     fn close(&mut self, said: Option<Watermark>, made: &mut Made) -> Result<Option<Watermark>, TaskError> {
         let Results::Windows(windows) = &mut self.results else { return Ok(said) };
         let mut closed = windows.correct()?;
-        let says = match said {
-            Some(Watermark::Time(micros)) => {
-                closed.extend(windows.close(Some(Nanos::from(micros) * 1_000))?);
-                Some(Watermark::Time(windows.first_open().div_euclid(1_000) as Micros))
-            }
-            Some(Watermark::End) => {
-                closed.extend(windows.close(None)?);
-                said
-            }
-            Some(Watermark::Idle) | None => said,
-        };
+        let mut says = said;
+        if let Some(Watermark { time, status }) = &mut says {
+            let until = (*status != Status::End).then(|| Nanos::from(*time) * NANOS_PER_MICRO);
+            closed.extend(windows.close(until)?);
+            let first_open = windows.first_open().div_euclid(NANOS_PER_MICRO);
+            *time = Micros::try_from(first_open).unwrap_or(if first_open < 0 { Micros::MIN } else { Micros::MAX });
+        }
         closed.extend(windows.early()?);
         let mut results = Vec::new();
         for closed in closed {

@@ -7,7 +7,7 @@ use futures::future::{pending, select_all};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::fidelity::Watermark;
+use crate::fidelity::Status;
 use crate::topology::Stage;
 
 /// How far a worker is on its way to its end.
@@ -27,7 +27,7 @@ pub(super) struct Quiet {
     /// After how long nobody is to wait for it.
     idle_after: Option<Duration>,
     since: Instant,
-    said: Option<Watermark>,
+    said: Option<Status>,
     is_heard: bool,
 }
 
@@ -45,12 +45,12 @@ impl Quiet {
 
     /// Whether it is to be said that the task is idle, which it has been for long enough.
     pub fn is_idle(&mut self) -> bool {
-        self.idle_after.is_some_and(|after| self.since.elapsed() >= after) && self.says(Watermark::Idle)
+        self.idle_after.is_some_and(|after| self.since.elapsed() >= after) && self.says(Status::Idle)
     }
 
     /// Whether that is to be said, which counts as done then.
-    pub fn says(&mut self, watermark: Watermark) -> bool {
-        self.is_heard && self.said.replace(watermark) != Some(watermark)
+    pub fn says(&mut self, status: Status) -> bool {
+        self.is_heard && self.said.replace(status) != Some(status)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::bus::{self, Commit, Gap, Lease, Micros, Outgoing, Positions, TopicPar
 use crate::checkpoint::{self, Checkpoint};
 use crate::codec::{self, cloudevents, csv, json};
 use crate::connector;
-use crate::fidelity::{Counts, Watermark};
+use crate::fidelity::{Counts, Status};
 use crate::stage::inlet::{Arrived, COMMIT, Inlet, Polled, Size};
 use crate::stage::outlet::{Encoded, Outlet};
 use crate::stage::process::{Made, Queries, Results};
@@ -269,14 +269,14 @@ impl Task {
                 () = self.signals.changed() => continue,
             };
             match polled {
-                Polled::Finished if self.quiet.says(Watermark::End) => return Ok(Some(Polled::Said(Watermark::End))),
+                Polled::Finished if self.quiet.says(Status::End) => return Ok(Some(Polled::Said(Status::End))),
                 Polled::Finished if self.signals.keep_running => self.signals.changed().await,
                 Polled::Finished => {
                     self.committed.ended = self.signals.shared;
                     return Ok(None);
                 }
                 Polled::Idle if ending => return Ok(None),
-                Polled::Idle if self.quiet.is_idle() => return Ok(Some(Polled::Said(Watermark::Idle))),
+                Polled::Idle if self.quiet.is_idle() => return Ok(Some(Polled::Said(Status::Idle))),
                 Polled::Idle => self.lease.settle().await?,
                 polled => {
                     self.quiet.end();
@@ -304,7 +304,7 @@ impl Task {
         let records = self.take(step).await?;
         self.committed.sink = self.outlet.flush().await?;
         self.committed.clock = self.queries.clock.saved();
-        if let Some(Watermark::Time(time)) = self.queries.clock.said() {
+        if let Some(time) = self.queries.clock.time() {
             self.meter.through(time);
         }
         let state = self.changes()?;

@@ -281,13 +281,13 @@ pub fn is_ready(address: &str) -> bool {
     get(address, "/readyz").starts_with("HTTP/1.1 200")
 }
 
-/// Waits until the condition holds, by asking again and again.
+/// Waits until the condition holds, by asking again and again. That it still waits is said where it is seen while the test runs.
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let mut asked = 0u64;
     while !condition() {
         asked += 1;
         if asked.is_multiple_of(3000) {
-            eprintln!("still waiting: {what}");
+            let _ = writeln!(std::io::stderr(), "still waiting: {what}");
         }
         std::thread::sleep(Duration::from_millis(10));
     }

@@ -182,6 +182,30 @@ fn a_window_closes_as_soon_as_the_watermark_has_reached_its_end() {
 }
 
 #[test]
+fn windows_close_once_no_source_is_waited_for_whichever_of_them_said_so_last() {
+    for (visits_after, others_after) in [("10ms", "2s"), ("2s", "10ms")] {
+        let idle = |after: &str| format!("out_of_orderness = \"30s\", idle_after = \"{after}\"");
+        let visits_source = following(PIPELINE).replace("out_of_orderness = \"30s\"", &idle(visits_after));
+        let (head, tail) = visits_source.split_once("[stages.visits]").unwrap();
+        let (source, rest) = tail.split_once("[stages.known]").unwrap();
+        let others = source.replace("in/", "others/").replace("stages.visits", "stages.others");
+        let others = others.replace(&idle(visits_after), &idle(others_after));
+        let both = "SELECT * FROM visits UNION ALL SELECT * FROM others";
+        let rest =
+            rest.replace("[\"visits\"]", "[\"visits\", \"others\"]").replace("FROM visits", &format!("FROM ({both})"));
+        let scratch =
+            Scratch::with(&format!("{head}[stages.visits]{source}[stages.others]{others}[stages.known]{rest}"));
+        scratch.write("in/a.ndjson", visits(0..3_000));
+        let mut run = Running::start(&mut scratch.command(&["run", "p.toml", "--json"]));
+        let files = || (0..4).all(|file| scratch.path(&format!("out/{file}.ndjson")).exists());
+        let last = || written(&scratch, 4).into_keys().map(|(minute, _)| minute).max();
+        until("four minutes have closed", || files() && last().as_deref() == Some("2024-03-31T00:03:00Z"));
+        run.terminate();
+        Summary(serde_json::from_str(&run.ended_well()).unwrap()).assert_balanced();
+    }
+}
+
+#[test]
 fn a_stage_that_would_take_too_much_memory_stops_and_goes_on_with_a_higher_limit() {
     let low = PIPELINE.replace("[stages.minutes]\n", "[stages.minutes]\nstate_limit = \"2KB\"\n");
     let scratch = Scratch::with(&low);
