@@ -43,12 +43,16 @@ fn chain(criterion: &mut Criterion) {
         over(&format!("id % {keys} AS key"), "tumble(orders, ts, INTERVAL '1 day')", &format!("id % {keys}"))
     };
     let hop = over("country", "hop(orders, ts, INTERVAL '1 second', INTERVAL '1 minute')", "country");
+    let sessions =
+        |gap: &str| over("sku, window_end", &format!("session(orders, ts, INTERVAL '{gap}', sku)"), "window_end, sku");
     for (name, text) in [
         ("file-to-file", slim),
         ("tumble", windows.clone()),
         ("tumble-1000-keys", keys(1_000)),
         ("tumble-1000000-keys", keys(1_000_000)),
         ("hop-of-60-slides", hop),
+        ("sessions-short", sessions("500 milliseconds")),
+        ("sessions-without-end", sessions("30 seconds")),
     ] {
         group.bench_function(name, |bench| {
             bench.to_async(&runtime).iter(async || {

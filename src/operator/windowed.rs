@@ -32,6 +32,9 @@ pub use plan::Also;
 pub(crate) use plan::{Leaf, Partial, Plan};
 use runs::Runs;
 
+/// Rows of a batch that cost less than the batch itself.
+const FEW: usize = 1 << 8;
+
 /// Kept rows of windows that are evaluated together.
 const TOGETHER: usize = 1 << 20;
 
@@ -58,7 +61,7 @@ pub(crate) struct Windowed {
     /// The ends of windows that have closed and have had rows since, and of those that are open and have had rows since what
     /// they would yield was last asked for; as far as that is yielded.
     touched: BTreeSet<Nanos>,
-    /// How much later windows close next at the earliest. To find sessions that are over, all that are open are looked at.
+    /// How much later windows close next at the earliest, while rows come.
     pace: Nanos,
 }
 
@@ -178,9 +181,15 @@ impl Windowed {
         Ok(Piece { kept, late: late.into_iter().collect(), left_out })
     }
 
+    /// Whether it is time to close what ends by then, while rows come: to find sessions that are over, all that are open are
+    /// looked at.
+    pub(crate) fn is_due(&self, until: Nanos) -> bool {
+        until >= self.closed.saturating_add(self.pace)
+    }
+
     /// Closes all windows that end by then, or all there are, in the order of their ends.
     pub(crate) fn close(&mut self, until: Option<Nanos>) -> Result<Vec<Closed>> {
-        if until.is_some_and(|until| until < self.closed.saturating_add(self.pace)) {
+        if until.is_some_and(|until| until < self.closed) {
             return Ok(Vec::new());
         }
         let mut windows: BTreeMap<Nanos, Vec<Vec<RecordBatch>>> = BTreeMap::new();
@@ -252,6 +261,12 @@ impl Windowed {
                 rows.extend_from_slice(of_window);
             }
         }
+        for (leaf, rows) in self.plan.leaves.iter().zip(&mut rows) {
+            // Each batch costs something, and there can be one for each row.
+            if rows.len() > 1 && rows.iter().map(RecordBatch::num_rows).sum::<usize>() < rows.len() * FEW {
+                *rows = vec![concat_batches(&leaf.state(), rows.iter())?];
+            }
+        }
         match guarded(|| Ok(self.evaluate(&rows)?)) {
             Ok(yielded) => closed.push(self.above(&yielded)?),
             // Only a window that fails by itself fails.
@@ -288,7 +303,8 @@ impl Windowed {
     /// What comes of windows that yield nothing.
     fn nothing(&self, rows: &[Vec<RecordBatch>], Failure { class, message }: Failure) -> Closed {
         let of_leaves = self.plan.leaves.iter().zip(rows).filter(|(_, batches)| !batches.is_empty());
-        let kept = of_leaves.map(|(leaf, batches)| concat_batches(&leaf.state(), batches)).find_map(Result::ok);
+        let shown = |leaf: &Leaf, batches: &[RecordBatch]| leaf.shown(&concat_batches(&leaf.state(), batches)?);
+        let kept = of_leaves.map(|(leaf, batches)| shown(leaf, batches)).find_map(Result::ok);
         let rows = kept.unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(&self.plan.columns)));
         let results = RecordBatch::new_empty(Arc::clone(&self.plan.schema));
         Closed { results, failed: vec![Failed { rows, class, message }] }
@@ -354,9 +370,9 @@ impl Windowed {
     /// All that is in open windows, the rows of each group added up to one, and sorted by windows.
     pub(crate) fn merged(&mut self) -> Result<Vec<RecordBatch>> {
         let of_leaf = |(leaf, runs): (&Leaf, &Runs)| {
-            let batch = concat_batches(&leaf.state(), &runs.reduced(runs.batches().cloned().collect())?)?;
+            let batch = runs.added_up(runs.batches().cloned().collect())?;
             let times = leaf.partial.as_ref().map_or(&leaf.place, |partial| &partial.place).times(&batch)?;
-            Ok(order::by(&[Arc::new(times)], batch, usize::MAX)?)
+            Ok(leaf.shown(&order::by(&[Arc::new(times)], batch, usize::MAX)?)?)
         };
         self.plan.leaves.iter().zip(&self.open).map(of_leaf).collect()
     }

@@ -3,6 +3,7 @@
 //! the rows of different windows apart.
 
 mod panes;
+mod partials;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -27,7 +28,7 @@ use datafusion::physical_optimizer::output_requirements::OutputRequirements;
 use datafusion::physical_optimizer::sanity_checker::SanityCheckPlan;
 use datafusion::physical_optimizer::update_aggr_exprs::OptimizeAggregateOrder;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
+use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 use datafusion::sql::sqlparser::tokenizer::Token;
 
@@ -36,7 +37,7 @@ use super::refusal::{is_of_rows, is_query, is_word};
 use super::windows::{self, Bound};
 use super::{Fault, fault, parse};
 use crate::failure::Class;
-use crate::operator::{Also, Branch, Conform, Kind, Leaf, LeafExec, Partial, Place, Plan, Step};
+use crate::operator::{Also, Branch, Conform, Kind, Leaf, LeafExec, Place, Plan, Step};
 
 /// What is done to the plan of a window before it is evaluated. Nothing that would put the two steps of an aggregate together,
 /// or lean on how many rows there are.
@@ -273,7 +274,7 @@ pub(super) fn of_plan(
     .map_err(whole)?;
     let leaves = below.iter().map(|below| leaf(planner.branches(below)?, below));
     let mut leaves = leaves.collect::<Result<Vec<_>, Fault>>()?;
-    let plan = add_up(physical, &mut leaves).map_err(whole)?;
+    let plan = partials::add_up(physical, &mut leaves).map_err(whole)?;
     let mut most = 0;
     for (leaf, below) in leaves.iter_mut().zip(below) {
         let copies = windows::most_of_a_row(&below);
@@ -407,28 +408,4 @@ impl ExtensionPlanner for Leaves {
         let leaf = |number| Arc::new(LeafExec::new(number, &arrow_schema(&scan.projected_schema), Vec::new())) as _;
         Ok(number.map(leaf))
     }
-}
-
-/// Takes the first steps of aggregates right over leaves out of the plan and into these.
-fn add_up(plan: Arc<dyn ExecutionPlan>, leaves: &mut [Leaf]) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
-    let rest = plan.transform_down(|node| {
-        let Some(partial) = node.downcast_ref::<AggregateExec>().filter(|it| *it.mode() == AggregateMode::Partial)
-        else {
-            return Ok(Transformed::no(node));
-        };
-        let Some(under) = partial.input().downcast_ref::<LeafExec>() else { return Ok(Transformed::no(node)) };
-        let (number, schema) = (under.number, partial.schema());
-        let bounds = groups(partial);
-        match (leaves.get_mut(number), place(&schema, &bounds)) {
-            // Of sessions, rows are kept until it is known which they are in.
-            (Some(leaf), Some(place)) if matches!(leaf.windows, Kind::Spaced(_)) => {
-                let bounds = bounds.iter().map(|(column, bound)| (*column, bound.is_end)).collect();
-                leaf.partial = Some(Partial { aggregate: Arc::new(partial.clone()), place, bounds });
-                let state = Arc::new(LeafExec::new(number, &schema, Vec::new()));
-                Ok(Transformed::new(state as _, true, TreeNodeRecursion::Jump))
-            }
-            _ => Ok(Transformed::no(node)),
-        }
-    });
-    rest.data()
 }

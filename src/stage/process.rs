@@ -150,8 +150,12 @@ impl Queries {
         let mut closed = windows.correct()?;
         let mut says = said;
         if let Some(Watermark { time, status }) = &mut says {
-            let until = (*status != Status::End).then(|| Nanos::from(*time) * NANOS_PER_MICRO);
-            closed.extend(windows.close(until)?);
+            let until = Nanos::from(*time) * NANOS_PER_MICRO;
+            match status {
+                Status::Active if !windows.is_due(until) => {}
+                Status::Active | Status::Idle => closed.extend(windows.close(Some(until))?),
+                Status::End => closed.extend(windows.close(None)?),
+            }
             let first_open = windows.first_open().div_euclid(NANOS_PER_MICRO);
             *time = Micros::try_from(first_open).unwrap_or(if first_open < 0 { Micros::MIN } else { Micros::MAX });
         }

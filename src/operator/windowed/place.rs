@@ -78,6 +78,8 @@ pub(super) struct Sessions {
     pub(super) keys: Vec<usize>,
     /// The columns with the starts, and with the ends, of sessions.
     pub(super) bounds: Vec<(usize, bool)>,
+    /// The column with the end, in the same units, of what rows were added up to one; `None` where each is by itself.
+    pub(super) end: Option<usize>,
 }
 
 /// How the time of a row tells the windows that it is in.
@@ -87,7 +89,7 @@ enum Tells {
     End,
     /// It is the start of a pane, and the row is in all windows that the pane is a part of: these windows.
     Pane(Spacing),
-    /// It is that of the row itself, which is in a session with others.
+    /// It is that of the row itself, or of the first of those that were added up to it, which is in a session with others.
     Moment(Sessions),
 }
 
@@ -126,8 +128,22 @@ impl Place {
         bounds: Vec<(usize, bool)>,
     ) -> Option<Self> {
         let tick = time::tick(data_type)?;
-        let tells = Tells::Moment(Sessions { gap: gap / tick, keys, bounds });
+        let tells = Tells::Moment(Sessions { gap: gap / tick, keys, bounds, end: None });
         Some(Self { column, after: -(from_row / tick), tick, tells })
+    }
+
+    /// In the same sessions, where rows of one were added up: their first time and the end that the session has with them are in
+    /// these columns, as numbers in units of the time.
+    pub(crate) fn part_of_session(
+        &self,
+        [start, end]: [usize; 2],
+        keys: Vec<usize>,
+        mut bounds: Vec<(usize, bool)>,
+    ) -> Option<Self> {
+        let Sessions { gap, .. } = self.sessions()?;
+        bounds.extend([(start, false), (end, true)]);
+        let tells = Tells::Moment(Sessions { gap: *gap, keys, bounds, end: Some(end) });
+        Some(Self { column: start, after: 0, tick: self.tick, tells })
     }
 
     /// Whether rows are in more windows than one.
@@ -141,6 +157,11 @@ impl Place {
             Tells::Moment(sessions) => Some(sessions),
             Tells::End | Tells::Pane(_) => None,
         }
+    }
+
+    /// The columns with the bounds of what rows were added up to, where they say it.
+    pub(super) fn part(&self) -> Option<[usize; 2]> {
+        Some([self.column, self.sessions()?.end?])
     }
 
     /// The time that tells the windows of each row, in units of the column. Rows that are sorted by it are sorted by the

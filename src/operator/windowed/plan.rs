@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
 use datafusion::physical_plan::ExecutionPlan;
@@ -12,6 +13,7 @@ use datafusion::physical_plan::aggregates::AggregateExec;
 use super::leaf;
 use super::place::{Kind, Place, Spacing};
 use super::runs::Runs;
+use super::sessions;
 use crate::operator::{Branch, Step};
 use crate::sql;
 
@@ -107,6 +109,13 @@ impl Leaf {
         }
     }
 
+    /// What is kept, as far as it is of use to anybody who looks at it.
+    pub(super) fn shown(&self, kept: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+        let part = self.partial.as_ref().and_then(|partial| partial.place.part());
+        let is_shown = |column: &usize| part.is_none_or(|part| !part.contains(column));
+        kept.project(&(0..kept.num_columns()).filter(is_shown).collect::<Vec<_>>())
+    }
+
     pub(super) fn keeps(&self) -> String {
         let seconds = |nanos: i64| nanos as f64 / 1e9;
         let windows = match self.windows {
@@ -134,6 +143,10 @@ impl Leaf {
     /// What is kept of rows.
     pub(super) fn keep(&self, number: usize, rows: RecordBatch) -> Result<RecordBatch> {
         let Some(partial) = &self.partial else { return Ok(rows) };
+        let rows = match self.place.sessions() {
+            Some(of) => sessions::bounded(&rows, &self.place.times(&rows)?, of, &partial.aggregate.input_schema())?,
+            None => rows,
+        };
         Ok(concat_batches(&self.state(), &leaf::step(&partial.aggregate, number, vec![rows])?)?)
     }
 }

@@ -158,14 +158,30 @@ impl Runs {
     }
 
     fn merged(&self, runs: Vec<Run>) -> Result<Option<Run>> {
-        let batches: Vec<RecordBatch> = runs.into_iter().map(|run| run.batch).collect();
-        let batch = concat_batches(&self.schema, &self.reduced(batches)?)?;
+        let batch = self.added_up(runs.into_iter().map(|run| run.batch).collect())?;
         Ok(if batch.num_rows() == 0 { None } else { Some(Run::new(batch, &self.place)?) })
     }
 
-    /// The rows of each group added up to one.
+    /// The rows of each group and window added up to one.
+    pub(super) fn added_up(&self, batches: Vec<RecordBatch>) -> Result<RecordBatch> {
+        let reduced = match self.place.sessions().filter(|_| self.merge.is_some()) {
+            None => self.reduced(batches)?,
+            Some(sessions) => {
+                let batch = concat_batches(&self.schema, &batches)?;
+                let Divided { open, .. } = sessions::divide(&batch, &self.place.times(&batch)?, sessions, i64::MIN)?;
+                self.reduce(vec![open])?
+            }
+        };
+        Ok(concat_batches(&self.schema, &reduced)?)
+    }
+
+    /// The rows of each group added up to one, where there is more than one batch of such as were.
     pub(super) fn reduced(&self, batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
-        let Some(merge) = self.merge.as_ref().filter(|_| batches.len() > 1) else { return Ok(batches) };
+        if batches.len() > 1 { self.reduce(batches) } else { Ok(batches) }
+    }
+
+    fn reduce(&self, batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
+        let Some(merge) = &self.merge else { return Ok(batches) };
         let leaf = Arc::new(LeafExec::new(0, &self.schema, Vec::new()));
         let plan = AggregateExec::try_new(
             AggregateMode::PartialReduce,
@@ -243,6 +259,7 @@ impl Runs {
         let batch = concat_batches(&self.schema, self.batches())?;
         let Divided { over, open } = sessions::divide(&batch, &self.place.times(&batch)?, of, until)?;
         (self.runs, self.small) = (Vec::new(), 0);
+        let open = concat_batches(&self.schema, &self.reduce(vec![open])?)?;
         if open.num_rows() > 0 {
             self.runs.push(Run::new(open, &self.place)?);
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, UInt32Array};
 use arrow::compute::{cast, take_record_batch};
-use arrow::datatypes::{DataType, Float32Type, Float64Type};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, Rows, SortField};
@@ -15,7 +15,7 @@ use super::place::Sessions;
 pub(super) struct Divided {
     /// The rows of all sessions that end at the same time, with the bounds of their sessions; by that time, ascending.
     pub(super) over: Vec<(i64, RecordBatch)>,
-    /// Rows of sessions that are not over, as they were.
+    /// Rows of sessions that are not over: as they were or, where rows were added up, with the bounds that the sessions have so far.
     pub(super) open: RecordBatch,
 }
 
@@ -34,9 +34,51 @@ pub(super) fn divide(
     of: &Sessions,
     until: i64,
 ) -> Result<Divided, ArrowError> {
+    let (mut over, mut open): (Vec<InSession>, Vec<InSession>) =
+        in_sessions(batch, times, of)?.into_iter().partition(|row| row.end <= until);
+    // As they came, but for the order of sessions.
+    open.sort_unstable_by_key(|row| row.row);
+    over.sort_unstable_by_key(|row| (row.end, row.row));
+    let together = with_bounds(&taken(batch, &over)?, &over, &of.bounds)?;
+    let mut first = 0;
+    let of_end = |rows: &[InSession]| {
+        let of_end = together.slice(first, rows.len());
+        first += rows.len();
+        Some((rows.first()?.end, of_end))
+    };
+    let over = over.chunk_by(|a, b| a.end == b.end).filter_map(of_end).collect();
+    let rows = taken(batch, &open)?;
+    // The bounds of rows that were not added up are their own times.
+    let open = if of.end.is_some() { with_bounds(&rows, &open, &of.bounds)? } else { rows };
+    Ok(Divided { over, open })
+}
+
+/// Rows of these times, with the bounds of the sessions that they would be in if there were no others, and these once more, as
+/// numbers.
+pub(super) fn bounded(
+    batch: &RecordBatch,
+    times: &Int64Array,
+    of: &Sessions,
+    schema: &SchemaRef,
+) -> Result<RecordBatch, ArrowError> {
+    let mut rows = in_sessions(batch, times, of)?;
+    rows.sort_unstable_by_key(|row| row.row);
+    let numbers = [bounds(&rows, false), bounds(&rows, true)];
+    let columns = with_bounds(batch, &rows, &of.bounds)?.columns().iter().cloned().chain(numbers).collect();
+    RecordBatch::try_new(Arc::clone(schema), columns)
+}
+
+/// Rows of these times in their sessions.
+fn in_sessions(batch: &RecordBatch, times: &Int64Array, of: &Sessions) -> Result<Vec<InSession>, ArrowError> {
     let keys = keys(batch, of)?;
     let same = |a: u32, b: u32| keys.as_ref().is_none_or(|keys| keys.row(a as usize) == keys.row(b as usize));
     let time = |row: u32| times.values().get(row as usize).copied().unwrap_or_default();
+    let ends =
+        of.end.and_then(|column| batch.columns().get(column)).and_then(|ends| ends.as_primitive_opt::<Int64Type>());
+    let end = |row: u32| match ends {
+        Some(ends) => ends.values().get(row as usize).copied().unwrap_or_default(),
+        None => time(row).saturating_add(of.gap),
+    };
     let mut rows: Vec<u32> = (0..batch.num_rows() as u32).collect();
     match &keys {
         Some(keys) => rows.sort_by(|a, b| {
@@ -45,24 +87,20 @@ pub(super) fn divide(
         }),
         None => rows.sort_by_key(|row| time(*row)),
     }
-    let (mut over, mut open) = (Vec::new(), Vec::new());
-    for session in rows.chunk_by(|a, b| same(*a, *b) && time(*b).saturating_sub(time(*a)) < of.gap) {
-        let (Some(first), Some(last)) = (session.first(), session.last()) else { continue };
-        let (start, end) = (time(*first), time(*last).saturating_add(of.gap));
-        match end <= until {
-            true => over.extend(session.iter().map(|row| InSession { end, start, row: *row })),
-            false => open.extend_from_slice(session),
-        }
+    let mut found = Vec::with_capacity(rows.len());
+    let mut reach = i64::MIN;
+    let goes_on = |a: &u32, b: &u32| {
+        reach = reach.max(end(*a));
+        let goes_on = same(*a, *b) && time(*b) < reach;
+        reach = if goes_on { reach } else { i64::MIN };
+        goes_on
+    };
+    for session in rows.chunk_by(goes_on) {
+        let start = session.first().map_or(0, |row| time(*row));
+        let end = session.iter().map(|row| end(*row)).max().unwrap_or(start);
+        found.extend(session.iter().map(|row| InSession { end, start, row: *row }));
     }
-    // As they came, but for the order of sessions.
-    open.sort_unstable();
-    over.sort_by_key(|row| (row.end, row.row));
-    let over = over.chunk_by(|a, b| a.end == b.end).filter_map(|rows| Some((rows.first()?.end, rows)));
-    let over = over.map(|(end, rows)| Ok((end, with_bounds(batch, rows, of)?)));
-    Ok(Divided {
-        over: over.collect::<Result<_, ArrowError>>()?,
-        open: take_record_batch(batch, &UInt32Array::from(open))?,
-    })
+    Ok(found)
 }
 
 /// What rows of a session have in common, in a form that can be compared; `None` where it is nothing.
@@ -89,16 +127,23 @@ fn with_one_zero(column: &ArrayRef) -> ArrayRef {
     }
 }
 
-fn with_bounds(batch: &RecordBatch, rows: &[InSession], of: &Sessions) -> Result<RecordBatch, ArrowError> {
-    let taken = take_record_batch(batch, &UInt32Array::from_iter_values(rows.iter().map(|row| row.row)))?;
-    let mut columns = taken.columns().to_vec();
-    for (column, is_end) in &of.bounds {
-        let bounds = Int64Array::from_iter_values(rows.iter().map(|row| if *is_end { row.end } else { row.start }));
+fn taken(batch: &RecordBatch, rows: &[InSession]) -> Result<RecordBatch, ArrowError> {
+    take_record_batch(batch, &UInt32Array::from_iter_values(rows.iter().map(|row| row.row)))
+}
+
+fn bounds(rows: &[InSession], is_end: bool) -> ArrayRef {
+    Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| if is_end { row.end } else { row.start })))
+}
+
+/// The rows with the bounds of their sessions in these columns.
+fn with_bounds(batch: &RecordBatch, rows: &[InSession], to: &[(usize, bool)]) -> Result<RecordBatch, ArrowError> {
+    let mut columns = batch.columns().to_vec();
+    for (column, is_end) in to {
         if let Some(column) = columns.get_mut(*column) {
-            *column = cast(&(Arc::new(bounds) as ArrayRef), column.data_type())?;
+            *column = cast(&bounds(rows, *is_end), column.data_type())?;
         }
     }
-    RecordBatch::try_new(taken.schema(), columns)
+    RecordBatch::try_new(batch.schema(), columns)
 }
 
 #[cfg(test)]
@@ -118,7 +163,7 @@ mod tests {
         ];
         let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
         let times = Int64Array::from(vec![1, 2, 3, 9, 9]);
-        let of = Sessions { gap: 5, keys: vec![0], bounds: vec![(1, false)] };
+        let of = Sessions { gap: 5, keys: vec![0], bounds: vec![(1, false)], end: None };
         let Divided { over, open } = divide(&batch, &times, &of, 8).unwrap();
         let found: Vec<(i64, usize)> = over.iter().map(|(end, rows)| (*end, rows.num_rows())).collect();
         assert_eq!((found, open.num_rows()), (vec![(7, 1), (8, 2)], 2));

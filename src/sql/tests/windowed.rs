@@ -83,6 +83,8 @@ const QUERIES: &[&str] = &[
     "SELECT window_end, country, n FROM (SELECT window_end, country, count(*) AS n, row_number() OVER (PARTITION BY window_end ORDER BY count(*) DESC, country) AS r FROM G GROUP BY window_end, country) WHERE r = 1",
     "SELECT window_start, country, count(*) AS n, sum(amount) AS total, window_end FROM S GROUP BY window_start, window_end, country",
     "SELECT country, window_end, max(amount) AS most, avg(price) AS mean FROM S WHERE amount > -3 GROUP BY country, window_end",
+    "SELECT window_start, country, amount > 0 AS up, count(*) AS n, count(DISTINCT amount) AS d, min(at) AS first FROM S GROUP BY window_start, country, amount > 0",
+    "SELECT window_end, country, max(window_end - at) AS longest FROM S GROUP BY window_end, country",
     "SELECT country, window_start, window_end - window_start AS length, amount FROM S WHERE window_end - window_start > INTERVAL '30 seconds'",
     "SELECT country, window_start, at, row_number() OVER (PARTITION BY window_start, country ORDER BY at, amount) AS n FROM S",
     "SELECT a.country, a.window_end, a.n, b.country AS other FROM (SELECT country, window_end, count(*) AS n FROM S GROUP BY country, window_end) a JOIN (SELECT country, window_end FROM S GROUP BY country, window_end) b ON a.window_end = b.window_end",
@@ -243,6 +245,37 @@ fn sessions_grow_together_where_a_row_comes_between_them() {
         closed(&mut operator, None),
         ["1970-01-01T00:00:52,1970-01-01T00:01:12,c3,1", "1970-01-01T00:00:50,1970-01-01T00:01:19,c2,2"]
     );
+}
+
+#[test]
+fn rows_of_a_session_are_added_up_before_it_is_over() {
+    let held = |query: &str| {
+        let mut operator = windowed(&over(query, WINDOWS));
+        for second in 0..30 {
+            operator.absorb(0, &sales(&[(10 * second, Some(1), Some(1)), (10 * second + 5, Some(2), None)])).unwrap();
+            operator.close(Some(Nanos::from(10 * second) * 1_000_000_000)).unwrap();
+        }
+        let merged = operator.merged().unwrap();
+        let columns: Vec<&str> = merged[0].schema_ref().fields().iter().map(|field| field.name().as_str()).collect();
+        let columns = columns.join(", ");
+        let chunks = operator.chunks().map(|chunk| chunk.rows.num_rows()).sum::<usize>();
+        (merged[0].num_rows(), chunks < 10, columns, closed(&mut operator, None))
+    };
+    let (rows, are_few, columns, results) = held(
+        "SELECT window_start, window_end, country, count(*) AS n FROM S GROUP BY window_start, window_end, country",
+    );
+    assert_eq!((rows, are_few), (2, true));
+    assert_eq!(columns, "window_start, window_end, country, count(Int64(1))[count]");
+    assert_eq!(
+        results,
+        ["1970-01-01T00:00:00,1970-01-01T00:05:10,c1,30", "1970-01-01T00:00:05,1970-01-01T00:05:15,c2,30"]
+    );
+    // One of the bounds is enough where the columns are there.
+    let (rows, are_few, ..) = held("SELECT window_end, country, sum(amount) AS n FROM S GROUP BY window_end, country");
+    assert_eq!((rows, are_few), (2, true));
+    // What is asked of the bounds is not known before they are.
+    let (rows, ..) = held("SELECT window_end, country, max(window_end - at) AS n FROM S GROUP BY window_end, country");
+    assert_eq!(rows, 60);
 }
 
 #[test]
