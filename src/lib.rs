@@ -42,4 +42,5 @@ pub mod sql;
 pub mod stage;
 pub mod telemetry;
 pub mod testing;
+mod time_of_day;
 pub mod topology;

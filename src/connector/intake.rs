@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::{self, error::TryRecvError};
@@ -19,6 +19,7 @@ use super::frame::{Ending, Framer};
 use super::{Block, Error, Polled, Result};
 use crate::bus::{Limit, Micros};
 use crate::config::LineFormat;
+use crate::time_of_day::now;
 
 /// The most bytes of one [`Event::Bytes`].
 pub const CHUNK_BYTES: usize = 256 << 10;
@@ -338,11 +339,6 @@ impl Event {
             Event::Finished | Event::Failed(_) => None,
         }
     }
-}
-
-/// The time of day.
-pub fn now() -> Micros {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_micros() as Micros)
 }
 
 #[cfg(test)]

@@ -12,10 +12,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::frame::Ending;
-use super::intake::{CHUNK_BYTES, Ended, Event, FileId, Fill, Identity, Intake, Opened, Sender, now};
+use super::intake::{CHUNK_BYTES, Ended, Event, FileId, Fill, Identity, Intake, Opened, Sender};
 use super::{Error, Polled, Position, Result, Source, position};
 use crate::bus::Limit;
 use crate::config::LineFormat;
+use crate::time_of_day::now;
 
 const VERSION: u32 = 1;
 const INPUT: FileId = 0;

@@ -22,7 +22,7 @@ use crate::stage::TaskError;
 use crate::stage::origins::{Origins, Rows, SourceRows, dead_message, relative_name};
 use crate::stage::others::OthersInlet;
 use crate::stage::owner::{Owner, TASK, WATERMARK, has_no_rows};
-use crate::stage::task::now;
+use crate::time_of_day::now;
 
 /// How much is polled at most: enough that a commit of it costs little per row, and little enough that a batch in each stage
 /// of a pipeline fits in memory many times over.

@@ -11,8 +11,8 @@ use crate::codec::arrow;
 use crate::connector::Block;
 use crate::failure::{DeadLetter, Origin, Reject};
 use crate::fidelity::Said;
-use crate::stage::task::now;
 use crate::stage::trace::{self, Context, Traces};
+use crate::time_of_day::now;
 
 /// Rows on their way through a task.
 #[derive(Debug, Clone)]

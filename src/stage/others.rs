@@ -13,7 +13,7 @@ use crate::stage::TaskError;
 use crate::stage::envelope::Envelopes;
 use crate::stage::inlet::{Arrived, Polled, STEP, without_rejects};
 use crate::stage::origins::{Origins, Rows};
-use crate::stage::task::now;
+use crate::time_of_day::now;
 use crate::topology::Stage;
 
 /// How long a poll of a topic that is not followed waits before it looks whether that was all.

@@ -18,7 +18,7 @@ use crate::operator::{Chunk, Nanos, Windowed};
 use crate::sql::Answer;
 use crate::stage::TaskError;
 use crate::stage::outlet::HEADROOM_BYTES;
-use crate::stage::task::now;
+use crate::time_of_day::now;
 use crate::topology::{Stage, Work};
 
 /// The number of a message.

@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
@@ -20,6 +20,7 @@ use crate::stage::process::{Made, Queries, Results};
 use crate::stage::signals::{Quiet, Signals};
 use crate::stage::state::{Changes, StateLog};
 use crate::telemetry::Meter;
+use crate::time_of_day::now;
 
 /// How long a poll waits for the first row when nothing says that the input is about to end.
 const WAIT: Duration = Duration::from_secs(1);
@@ -439,8 +440,4 @@ fn positions(polled: &Polled) -> Positions {
         }
         _ => Positions::new(),
     }
-}
-
-pub(super) fn now() -> Micros {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as Micros)
 }

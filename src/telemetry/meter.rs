@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::ops::AddAssign;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
@@ -13,6 +13,7 @@ use crate::connector::InputBytes;
 use crate::fidelity::Counts;
 use crate::telemetry::Health;
 use crate::telemetry::metrics::{Registry, TaskMetrics};
+use crate::time_of_day::now;
 use crate::topology::Stage;
 
 /// The longest lag that is told apart from longer ones: a day, in microseconds.
@@ -79,8 +80,7 @@ impl Meter {
         metrics.events.increment(step.events);
         metrics.commits.increment(1);
         metrics.lag.record(lag as f64 / 1e6);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        metrics.last_commit.set(now.as_secs_f64());
+        metrics.last_commit.set(now() as f64 / 1e6);
         let mut seen = self.seen.lock();
         seen.total += step;
         seen.run += step;

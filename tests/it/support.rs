@@ -91,6 +91,20 @@ impl Scratch {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async { records(&Reader::open(self.path("data")).unwrap()).await })
     }
+
+    /// When the messages of a topic arrived in the pipeline, in microseconds since 1970, partition by partition; of the first of each, if there are many.
+    pub fn published(&self, topic: &str) -> Vec<i64> {
+        const READ: Limit = Limit { rows: 1 << 20, bytes: 64 << 20 };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (log, topic, mut times) = (Reader::open(self.path("data")).unwrap(), Topic::new(topic), Vec::new());
+            for number in 0..log.extents(&topic).await.unwrap().len() as u32 {
+                let messages = log.read(&topic.partition(number), 0, READ, Duration::ZERO).await.unwrap();
+                times.extend(messages.iter().map(|message| message.record.arrived));
+            }
+            times
+        })
+    }
 }
 
 /// Everything in a log that is not about time, by partition, without checkpoints and state.

@@ -206,6 +206,33 @@ fn windows_close_once_no_source_is_waited_for_whichever_of_them_said_so_last() {
 }
 
 #[test]
+fn a_clock_that_jumps_by_an_hour_changes_nothing() {
+    let run = |clock: &str| {
+        let scratch = Scratch::with(&PIPELINE.replace("\"30s\" }", "\"30s\", idle_after = \"1h\" }"));
+        scratch.write("in/a.ndjson", visits(0..100_000));
+        let output = scratch.command(&["run", "p.toml", "--json"]).env("FAILPOINTS", clock).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let summary = Summary(serde_json::from_slice(&output.stdout).unwrap());
+        summary.assert_balanced();
+        assert_eq!(summary.of("minutes", "dead_lettered"), 0);
+        let files = (0..4).map(|file| std::fs::read(scratch.path(&format!("out/{file}.ndjson"))).unwrap());
+        (files.collect::<Vec<_>>(), scratch.published("acme.windows.visits.results"))
+    };
+    let jumps = |times: &[i64]| times.iter().any(|time| (time - times[0]).abs() > 1_800_000_000);
+    let (steady, times) = run("");
+    assert!(!jumps(&times));
+    // How often it is looked at before the first row comes differs.
+    let at = [2, 6, 12, 20, 30].map(|looks| format!("clock={looks}*off->{looks}*return(3600)->return(-3600)"));
+    let mut jumped = false;
+    for clock in at.iter().map(String::as_str).chain(["clock=50%return(3600)"]) {
+        let (found, times) = run(clock);
+        assert!(found == steady, "{clock}");
+        jumped |= jumps(&times);
+    }
+    assert!(jumped, "the clock was steady");
+}
+
+#[test]
 fn a_stage_that_would_take_too_much_memory_stops_and_goes_on_with_a_higher_limit() {
     let low = PIPELINE.replace("[stages.minutes]\n", "[stages.minutes]\nstate_limit = \"2KB\"\n");
     let scratch = Scratch::with(&low);

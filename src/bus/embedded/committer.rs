@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -25,6 +25,7 @@ use crate::bus::{
     Cleanup, Error, Extent, Group, Message, Micros, Outgoing, Positions, Record, Result, TopicPartition, TopicSpec,
 };
 use crate::config::Sync;
+use crate::time_of_day::now;
 
 /// What the committer is asked.
 pub(super) enum Request {
@@ -425,9 +426,4 @@ fn by_partition(outgoing: impl Iterator<Item = Outgoing>) -> BTreeMap<TopicParti
         sorted.entry(place).or_default().extend(records);
     }
     sorted
-}
-
-fn now() -> Micros {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since_epoch.as_micros()).unwrap_or(Micros::MAX)
 }

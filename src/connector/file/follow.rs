@@ -30,7 +30,8 @@ use super::{Lines, Stop};
 use crate::config::Compression;
 use crate::connector::Error;
 use crate::connector::frame::Ending;
-use crate::connector::intake::{CHUNK_BYTES, Ended, Event, FileId, Identity, Opened, Sender, now};
+use crate::connector::intake::{CHUNK_BYTES, Ended, Event, FileId, Identity, Opened, Sender};
+use crate::time_of_day::now;
 
 /// Chunks of one file before another one gets its turn.
 const TURN: usize = 16;

@@ -11,7 +11,8 @@ use super::{Lines, Stop};
 use crate::config::Compression;
 use crate::connector::Error;
 use crate::connector::frame::Ending;
-use crate::connector::intake::{CHUNK_BYTES, Ended, Event, FileId, Opened, Sender, now};
+use crate::connector::intake::{CHUNK_BYTES, Ended, Event, FileId, Opened, Sender};
+use crate::time_of_day::now;
 
 /// Reads all files, the first with the number 0.
 pub fn read(starts: Vec<Start>, lines: Lines, counter: &Counter, sender: &Sender) -> Result<(), Stop> {
