@@ -14,7 +14,7 @@ pub(crate) use transform::{Branch, Transform};
 pub(crate) use unnest::Unnest;
 pub use windowed::Also;
 pub(crate) use windowed::{
-    Absorbed, Chunk, Failed, Kind, Leaf, LeafExec, Nanos, Partial, Place, Plan, Spacing, Windowed,
+    Absorbed, Chunk, Failed, Kind, Leaf, LeafExec, Nanos, Partial, Place, Plan, Spacing, Windowed, saturated,
 };
 
 /// What became of one input batch. Every row of it either is a reject, was filtered out, or has at least one row in

@@ -27,7 +27,7 @@ use super::transform::{Transform, guarded, left_out_by_all};
 use super::{Branch, Operator, Output};
 use crate::failure::{Class, Reject, narrow};
 pub(crate) use leaf::LeafExec;
-pub(crate) use place::{Kind, Nanos, Place, Spacing};
+pub(crate) use place::{Kind, Nanos, Place, Spacing, saturated};
 pub use plan::Also;
 pub(crate) use plan::{Leaf, Partial, Plan};
 use runs::Runs;

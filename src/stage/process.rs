@@ -10,12 +10,11 @@ use ::arrow::compute::{concat_batches, filter_record_batch};
 use ::arrow::error::ArrowError;
 use ::arrow::record_batch::RecordBatch;
 
-use crate::bus::Micros;
 use crate::checkpoint::Checkpoint;
 use crate::codec;
 use crate::failure::{Class, DeadLetter, Reject};
 use crate::fidelity::{Counts, Said, Status, Watermark};
-use crate::operator::{Absorbed, Failed, Nanos, Operator, Output, Windowed};
+use crate::operator::{Absorbed, Failed, Nanos, Operator, Output, Windowed, saturated};
 use crate::stage::TaskError;
 use crate::stage::clock::Clock;
 use crate::stage::inlet::LIMIT;
@@ -156,8 +155,7 @@ impl Queries {
                 Status::Active | Status::Idle => closed.extend(windows.close(Some(until))?),
                 Status::End => closed.extend(windows.close(None)?),
             }
-            let first_open = windows.first_open().div_euclid(NANOS_PER_MICRO);
-            *time = Micros::try_from(first_open).unwrap_or(if first_open < 0 { Micros::MIN } else { Micros::MAX });
+            *time = saturated(windows.first_open().div_euclid(NANOS_PER_MICRO));
         }
         closed.extend(windows.early()?);
         let mut results = Vec::new();

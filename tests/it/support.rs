@@ -92,9 +92,9 @@ impl Scratch {
         runtime.block_on(async { records(&Reader::open(self.path("data")).unwrap()).await })
     }
 
-    /// When the messages of a topic arrived in the pipeline, in microseconds since 1970, partition by partition; of the first of each, if there are many.
+    /// When messages of a topic arrived in the pipeline, in microseconds since 1970: of each partition the first ones, as many as
+    /// one read gives.
     pub fn published(&self, topic: &str) -> Vec<i64> {
-        const READ: Limit = Limit { rows: 1 << 20, bytes: 64 << 20 };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (log, topic, mut times) = (Reader::open(self.path("data")).unwrap(), Topic::new(topic), Vec::new());
@@ -107,9 +107,11 @@ impl Scratch {
     }
 }
 
+/// How much is read of a log at a time.
+const READ: Limit = Limit { rows: 1 << 20, bytes: 64 << 20 };
+
 /// Everything in a log that is not about time, by partition, without checkpoints and state.
 pub async fn records(log: &dyn Log) -> BTreeMap<TopicPartition, Vec<Record>> {
-    const READ: Limit = Limit { rows: 1 << 20, bytes: 64 << 20 };
     let mut records: BTreeMap<TopicPartition, Vec<Record>> = BTreeMap::new();
     let topics = log.topics().await.unwrap();
     let counts = |topic: &&Topic| {

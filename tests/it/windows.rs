@@ -81,6 +81,12 @@ pub fn written(scratch: &Scratch, files: u32) -> Minutes {
     minutes
 }
 
+/// The last minute that has closed, once all files are there.
+fn last_minute(scratch: &Scratch) -> Option<String> {
+    let is_there = (0..4).all(|file| scratch.path(&format!("out/{file}.ndjson")).exists());
+    if is_there { written(scratch, 4).into_keys().map(|(minute, _)| minute).max() } else { None }
+}
+
 /// Runs the pipeline to an end that is not a good one, and gives what it said.
 fn refusal(scratch: &Scratch) -> String {
     let output = scratch.fidelio(&["run", "p.toml"]);
@@ -154,9 +160,7 @@ fn a_window_closes_as_soon_as_the_watermark_has_reached_its_end() {
     let mut run = Running::start(command.env("FIDELIO_LOG", "info"));
     let address = run.http_address();
     // The greatest time is 327 seconds, and 30 less are waited for: four minutes.
-    let closed = || written(&scratch, 4).into_keys().map(|(minute, _)| minute).max();
-    let files = || (0..4).all(|file| scratch.path(&format!("out/{file}.ndjson")).exists());
-    until("four minutes have closed", || files() && closed().as_deref() == Some("2024-03-31T00:03:00Z"));
+    until("four minutes have closed", || last_minute(&scratch).as_deref() == Some("2024-03-31T00:03:00Z"));
     let metrics = get(&address, "/metrics");
     for expected in [
         r#"fidelio_watermark_timestamp_seconds{pipeline="acme.windows",stage="visits",task="0"} 1711843497"#,
@@ -174,7 +178,7 @@ fn a_window_closes_as_soon_as_the_watermark_has_reached_its_end() {
     run.terminate();
     let summary = Summary(serde_json::from_str(&run.ended_well()).unwrap());
     summary.assert_balanced();
-    assert_eq!(closed().as_deref(), Some("2024-03-31T00:03:00Z"));
+    assert_eq!(last_minute(&scratch).as_deref(), Some("2024-03-31T00:03:00Z"));
     // What comes afterwards is added to what they held.
     scratch.write("p.toml", PIPELINE).write("in/b.ndjson", visits(3_000..6_000));
     scratch.run().assert_balanced();
@@ -197,9 +201,7 @@ fn windows_close_once_no_source_is_waited_for_whichever_of_them_said_so_last() {
             Scratch::with(&format!("{head}[stages.visits]{source}[stages.others]{others}[stages.known]{rest}"));
         scratch.write("in/a.ndjson", visits(0..3_000));
         let mut run = Running::start(&mut scratch.command(&["run", "p.toml", "--json"]));
-        let files = || (0..4).all(|file| scratch.path(&format!("out/{file}.ndjson")).exists());
-        let last = || written(&scratch, 4).into_keys().map(|(minute, _)| minute).max();
-        until("four minutes have closed", || files() && last().as_deref() == Some("2024-03-31T00:03:00Z"));
+        until("four minutes have closed", || last_minute(&scratch).as_deref() == Some("2024-03-31T00:03:00Z"));
         run.terminate();
         Summary(serde_json::from_str(&run.ended_well()).unwrap()).assert_balanced();
     }

@@ -1,7 +1,7 @@
 //! A transaction of a task's producer, with every step that is safe to do again done again.
 
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -13,6 +13,7 @@ use super::client::{Context, TICK, text};
 use super::member::Tasks;
 use super::{native, wire};
 use crate::bus::{Outgoing, Positions};
+use crate::time_of_day::now;
 
 /// The longest that a step of a transaction may take; what is open for longer, the cluster itself gives up.
 pub(super) const TRANSACTION: Duration = Duration::from_secs(60);
@@ -102,7 +103,7 @@ impl<'a> Transaction<'a> {
         if let Some(committed) = self.committed.take() {
             thread::sleep(MARKING.saturating_sub(committed.elapsed()));
         }
-        let now = SystemTime::now();
+        let now = now();
         for outgoing in outgoing {
             let mut message = wire::message(outgoing, now);
             while let Err((error, refused)) = self.producer.send(message) {

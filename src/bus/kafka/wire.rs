@@ -1,8 +1,6 @@
 //! Records as messages of Kafka. What a message has no place for goes into headers of our own, which readers of ours do
 //! not show again.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use bytes::{Bytes, BytesMut};
 use rdkafka::message::{BorrowedMessage, Header as KafkaHeader, Headers as _, Message as _, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
@@ -17,7 +15,7 @@ const ROWS: &str = "fidelio-rows";
 const ARRIVED: &str = "fidelio-arrived";
 
 /// The message that a record becomes.
-pub(super) fn message(outgoing: &Outgoing, now: SystemTime) -> BaseRecord<'_, [u8], [u8]> {
+pub(super) fn message(outgoing: &Outgoing, now: Micros) -> BaseRecord<'_, [u8], [u8]> {
     let Outgoing { to, record } = outgoing;
     let millis = timestamp(record.arrived, now);
     let mut message = BaseRecord::to(to.topic.as_str()).partition(to.partition as i32);
@@ -36,9 +34,8 @@ pub(super) fn message(outgoing: &Outgoing, now: SystemTime) -> BaseRecord<'_, [u
 
 /// The arrival as a timestamp; `None` where it cannot be one: 0 is taken for none, and a broker refuses what is long past
 /// now.
-fn timestamp(arrived: Micros, now: SystemTime) -> Option<i64> {
-    let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-    Some(arrived.div_euclid(1000)).filter(|millis| (1..=now).contains(millis))
+fn timestamp(arrived: Micros, now: Micros) -> Option<i64> {
+    Some(arrived.div_euclid(1000)).filter(|millis| (1..=now.div_euclid(1000)).contains(millis))
 }
 
 fn headers(record: &Record, millis: Option<i64>) -> OwnedHeaders {

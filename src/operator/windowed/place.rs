@@ -11,6 +11,11 @@ use crate::codec::time;
 /// Nanoseconds since 1970; wide enough for every timestamp there is.
 pub(crate) type Nanos = i128;
 
+/// The nearest number that 64 bits hold.
+pub(crate) fn saturated(number: Nanos) -> i64 {
+    i64::try_from(number).unwrap_or(if number < 0 { i64::MIN } else { i64::MAX })
+}
+
 /// Windows of one size that start at equal distances, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Spacing {
@@ -181,8 +186,7 @@ impl Place {
 
     /// The greatest time that is before the given one.
     pub(super) fn before(&self, at: Nanos) -> i64 {
-        let tick = (at - 1).div_euclid(Nanos::from(self.tick));
-        i64::try_from(tick).unwrap_or(if tick < 0 { i64::MIN } else { i64::MAX })
+        saturated((at - 1).div_euclid(Nanos::from(self.tick)))
     }
 
     /// The greatest time of rows that were in a window which ends by then, or could have been.

@@ -164,15 +164,22 @@ impl Runs {
 
     /// The rows of each group and window added up to one.
     pub(super) fn added_up(&self, batches: Vec<RecordBatch>) -> Result<RecordBatch> {
-        let reduced = match self.place.sessions().filter(|_| self.merge.is_some()) {
-            None => self.reduced(batches)?,
-            Some(sessions) => {
-                let batch = concat_batches(&self.schema, &batches)?;
-                let Divided { open, .. } = sessions::divide(&batch, &self.place.times(&batch)?, sessions, i64::MIN)?;
-                self.reduce(vec![open])?
-            }
-        };
-        Ok(concat_batches(&self.schema, &reduced)?)
+        match self.place.sessions().filter(|_| self.merge.is_some()) {
+            None => Ok(concat_batches(&self.schema, &self.reduced(batches)?)?),
+            Some(sessions) => Ok(self.divided(&batches, sessions, i64::MIN)?.open),
+        }
+    }
+
+    /// The rows of sessions that end by then, and the others, those of each group and session added up to one.
+    fn divided<'a>(
+        &self,
+        batches: impl IntoIterator<Item = &'a RecordBatch>,
+        of: &Sessions,
+        until: i64,
+    ) -> Result<Divided> {
+        let batch = concat_batches(&self.schema, batches)?;
+        let Divided { over, open } = sessions::divide(&batch, &self.place.times(&batch)?, of, until)?;
+        Ok(Divided { over, open: concat_batches(&self.schema, &self.reduce(vec![open])?)? })
     }
 
     /// The rows of each group added up to one, where there is more than one batch of such as were.
@@ -256,10 +263,8 @@ impl Runs {
         if !self.runs.iter().any(can_be_over) {
             return Ok(BTreeMap::new());
         }
-        let batch = concat_batches(&self.schema, self.batches())?;
-        let Divided { over, open } = sessions::divide(&batch, &self.place.times(&batch)?, of, until)?;
+        let Divided { over, open } = self.divided(self.batches(), of, until)?;
         (self.runs, self.small) = (Vec::new(), 0);
-        let open = concat_batches(&self.schema, &self.reduce(vec![open])?)?;
         if open.num_rows() > 0 {
             self.runs.push(Run::new(open, &self.place)?);
         }

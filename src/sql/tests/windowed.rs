@@ -253,7 +253,7 @@ fn rows_of_a_session_are_added_up_before_it_is_over() {
         let mut operator = windowed(&over(query, WINDOWS));
         for second in 0..30 {
             operator.absorb(0, &sales(&[(10 * second, Some(1), Some(1)), (10 * second + 5, Some(2), None)])).unwrap();
-            operator.close(Some(Nanos::from(10 * second) * 1_000_000_000)).unwrap();
+            operator.close(Some(Nanos::from(10 * second) * Nanos::from(SECOND))).unwrap();
         }
         let merged = operator.merged().unwrap();
         let columns: Vec<&str> = merged[0].schema_ref().fields().iter().map(|field| field.name().as_str()).collect();
