@@ -235,7 +235,17 @@ pub trait Log: Send + Sync {
         let extent = extents.get(from.partition as usize).ok_or_else(|| Error::UnknownPartition(from.clone()))?;
         read_rows(self, from, offset.max(extent.start)..extent.end).await
     }
+
+    /// A partition of a topic, and its first offset from which on something was written that is neither committed nor taken
+    /// back, behind which nothing is read; `None` if there is none. Where that stays so for longer than [`HANGING`], nobody
+    /// is going to end it.
+    async fn undecided(&self, _topic: &Topic) -> Result<Option<(TopicPartition, u64)>> {
+        Ok(None)
+    }
 }
+
+/// How long a transaction may be open before it looks like one that nobody ends any more.
+pub const HANGING: Duration = Duration::from_secs(150);
 
 /// The rows of messages with these offsets, which are read.
 async fn read_rows<L: Log + ?Sized>(log: &L, from: &TopicPartition, offsets: Range<u64>) -> Result<u64> {
@@ -303,7 +313,7 @@ pub trait Bus: Log {
         false
     }
 
-    /// Whether a group has dealt with everything that its inputs hold, including what is about to become visible.
+    /// Whether a group has dealt with everything that is seen in its inputs.
     async fn is_drained(&self, group: &Group) -> Result<bool>;
 
     /// The largest record it takes, in bytes as [`Record::size_bytes`] counts them.
@@ -497,6 +507,17 @@ pub enum Error {
         position: u64,
         /// What is wrong there.
         what: String,
+    },
+    /// A cluster has lost sight of a transaction.
+    #[error(
+        "{partition} has a transaction, from offset {offset} on, that the cluster has neither committed nor aborted and has lost \
+             sight of; kafka-transactions.sh finds and aborts it"
+    )]
+    Hanging {
+        /// Where.
+        partition: TopicPartition,
+        /// Its first offset there.
+        offset: u64,
     },
     /// A cluster did not do what was asked of it.
     #[error("{action} failed: {detail}")]

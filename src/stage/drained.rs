@@ -1,12 +1,13 @@
 //! When a pipeline is over on a bus that workers share: what a worker sees of its own tasks does not say it, so it asks the
-//! bus. All sources have ended, and every stage has dealt with all that was published to it.
+//! bus. All sources have ended, every stage has dealt with all that was published to it, and nothing of what they have
+//! written is still to be seen.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::bus::{Bus, Result};
+use crate::bus::{Bus, Error, HANGING, Result, TopicPartition};
 use crate::checkpoint::Checkpoint;
 use crate::stage::signals::Phase;
 use crate::topology::{Stage, Topology, Work};
@@ -26,17 +27,63 @@ pub(super) struct Drained {
     pub idle: Vec<watch::Receiver<bool>>,
 }
 
+/// The beginning of what is not seen, and since when.
+struct Hidden {
+    at: (TopicPartition, u64),
+    since: Instant,
+}
+
 impl Drained {
     /// Ends the worker once there is nothing left for it to do.
-    pub async fn watch(self, phase: watch::Sender<Phase>) {
-        let stages = self.stages();
-        let mut times = 0;
-        while times < TIMES {
-            tokio::time::sleep(INTERVAL).await;
-            let over = self.idle.iter().all(|idle| *idle.borrow()) && self.are_over(&stages).await;
-            times = if over { times + 1 } else { 0 };
-        }
+    ///
+    /// # Errors
+    /// [`Error::Hanging`] if what its stages, or those that feed them, have written does not come to be seen.
+    pub async fn watch(self, phase: watch::Sender<Phase>) -> Result<()> {
+        let over = self.wait(&phase).await;
         phase.send_if_modified(|phase| std::mem::replace(phase, Phase::Stopping) != Phase::Stopping);
+        over
+    }
+
+    async fn wait(&self, phase: &watch::Sender<Phase>) -> Result<()> {
+        let stages = self.stages();
+        let mut stopping = phase.subscribe();
+        let (mut times, mut hidden) = (0, None);
+        while times < TIMES {
+            tokio::select! {
+                () = tokio::time::sleep(INTERVAL) => {}
+                _ = stopping.wait_for(|phase| *phase == Phase::Stopping) => return Ok(()),
+            }
+            let over = self.idle.iter().all(|idle| *idle.borrow()) && self.are_over(&stages).await;
+            let is_seen = over && self.is_seen(&stages, &mut hidden).await?;
+            times = if is_seen { times + 1 } else { 0 };
+        }
+        Ok(())
+    }
+
+    /// Whether all that the stages have written is seen. What is not yet is taken down, and since when.
+    async fn is_seen(&self, stages: &[&Stage], hidden: &mut Option<Hidden>) -> Result<bool> {
+        for topic in stages.iter().flat_map(|stage| &stage.topics).map(|spec| &spec.topic) {
+            match self.bus.undecided(topic).await {
+                Ok(None) => {}
+                Ok(Some(at)) => {
+                    let same = hidden.take().filter(|hidden| hidden.at == at);
+                    let Hidden { at, since } =
+                        hidden.insert(same.unwrap_or_else(|| Hidden { at, since: Instant::now() }));
+                    let (partition, offset) = at.clone();
+                    return if since.elapsed() < HANGING {
+                        Ok(false)
+                    } else {
+                        Err(Error::Hanging { partition, offset })
+                    };
+                }
+                Err(error) => {
+                    tracing::debug!(%topic, %error, "whether all of it is seen is not known now");
+                    return Ok(false);
+                }
+            }
+        }
+        *hidden = None;
+        Ok(true)
     }
 
     /// The stages that run here, and all that feed them.

@@ -321,6 +321,11 @@ impl Reader<'_> {
             let read = self.log.read(self.at, *offset, READ, Duration::from_millis(100)).await?;
             *offset = read.last().map_or(*offset, |last| last.offset + 1);
             if read.is_empty() && Instant::now() > self.patience {
+                if let Some((partition, offset)) = self.log.undecided(&self.at.topic).await?
+                    && partition == *self.at
+                {
+                    return Err(bus::Error::Hanging { partition, offset }.into());
+                }
                 let what = format!("messages {wanted} to {} of the state are missing", of.next - 1);
                 return Err(damaged(self.at, &what));
             }

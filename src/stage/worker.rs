@@ -187,7 +187,8 @@ impl Worker {
         if bus.is_shared() && !options.keep_running {
             let (bus, topology) = (bus.clone(), topology.clone());
             let drained = Drained { bus, topology, selected: options.stages.clone(), idle: idles };
-            upkeep.spawn(drained.watch(phase.clone()));
+            let watched = drained.watch(phase.clone());
+            stages.spawn(async move { Ok(watched.await?) });
         }
         // Where others go on, nothing has to flow out of the pipeline here.
         let drain = if bus.is_shared() { Duration::ZERO } else { options.drain };

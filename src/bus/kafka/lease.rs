@@ -342,7 +342,6 @@ fn overtaken(
 /// no leader of a partition takes it for deleted, though, and tells it nothing; so does that of the only broker of a
 /// cluster, when it stops, starts or was frozen. The transaction stays open there, and nobody knows any more how it ended.
 fn checkpoint(shared: &Shared, at: &TopicPartition) -> Result<Option<Message>> {
-    const LOOKING: &str = "looking for a checkpoint";
     let (started, first) = (Instant::now(), shared.extent(at)?.end);
     loop {
         let (last, end) = (shared.uncommitted_end(at)?, shared.extent(at)?.end);
@@ -351,14 +350,10 @@ fn checkpoint(shared: &Shared, at: &TopicPartition) -> Result<Option<Message>> {
         }
         if end != first {
             let detail = format!("somebody else writes to {at}");
-            return Err(Error::Broker { action: LOOKING, detail, passing: true });
+            return Err(Error::Broker { action: "looking for a checkpoint", detail, passing: true });
         }
         if started.elapsed() >= PATIENCE {
-            let detail = format!(
-                "{at} has a transaction, from offset {end} on, that the cluster has neither committed nor aborted and \
-                 has lost sight of; kafka-transactions.sh finds and aborts it"
-            );
-            return Err(Error::Broker { action: LOOKING, detail, passing: false });
+            return Err(Error::Hanging { partition: at.clone(), offset: end });
         }
         std::thread::sleep(TICK);
     }

@@ -194,6 +194,12 @@ impl Shared {
         Ok(client::extent(&self.asking().uncommitted, of)?.end)
     }
 
+    /// Where the first transaction begins that is open in a partition. Blocks.
+    fn undecided(&self, of: &TopicPartition) -> Result<Option<u64>> {
+        let end = self.extent(of)?.end;
+        Ok((self.uncommitted_end(of)? > end).then_some(end))
+    }
+
     /// What is there of a partition, up to the last committed message. Blocks.
     fn extent(&self, of: &TopicPartition) -> Result<Extent> {
         if !self.has(of)? {
@@ -242,6 +248,20 @@ impl Log for Kafka {
     async fn tail(&self, of: &TopicPartition, within: Extent, count: u64) -> Result<u64> {
         let of = of.clone();
         self.shared.ask(move |shared| reader::tail(shared, &of, within, count)).await
+    }
+
+    async fn undecided(&self, topic: &Topic) -> Result<Option<(TopicPartition, u64)>> {
+        let topic = topic.clone();
+        let look = move |shared: &Shared| {
+            for number in 0..shared.partitions_now(&topic)? {
+                let partition = topic.partition(number);
+                if let Some(offset) = shared.undecided(&partition)? {
+                    return Ok(Some((partition, offset)));
+                }
+            }
+            Ok(None)
+        };
+        self.shared.ask(look).await
     }
 }
 
@@ -329,16 +349,12 @@ impl Bus for Kafka {
     }
 }
 
-/// Whether there is nothing behind a group's positions, neither what is committed nor what may still be. Blocks.
+/// Whether nothing that is committed is behind a group's positions. Blocks.
 fn is_drained(shared: &Shared, group: &Group) -> Result<bool> {
     let asker = shared.asking_for(&group.name)?;
     let known = (&Recorded::default(), &Ids::new());
     for task in 0..group.tasks {
         for (partition, position) in positions::of_task(shared, &asker, group, task, known)?.positions {
-            let end = shared.extent(&partition)?.end;
-            if shared.uncommitted_end(&partition)? != end {
-                return Ok(false);
-            }
             if reader::has_more(shared, &partition, position)? {
                 return Ok(false);
             }

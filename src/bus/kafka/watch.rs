@@ -13,12 +13,10 @@ use tokio::task::JoinHandle;
 
 use super::client::failed;
 use super::{PATIENCE, Shared, native};
-use crate::bus::{Group, Positions, Result, Topic, TopicPartition};
+use crate::bus::{Group, HANGING, Positions, Result, Topic, TopicPartition};
 
 /// How long between two looks.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// How long a transaction may be open before it looks like one that nobody ends any more.
-const HANGING: Duration = Duration::from_secs(150);
 
 /// The ids of topics, as far as the cluster has given them any.
 pub(super) type Ids = BTreeMap<Topic, String>;
@@ -104,9 +102,8 @@ impl Watch {
 fn look(shared: &Shared, group: &Group, partitions: &[TopicPartition]) -> Result<Found> {
     let (ids, mut open) = (topic_ids(shared, group)?, Positions::new());
     for partition in partitions {
-        let end = shared.extent(partition)?.end;
-        if shared.uncommitted_end(partition)? > end {
-            open.insert(partition.clone(), end);
+        if let Some(offset) = shared.undecided(partition)? {
+            open.insert(partition.clone(), offset);
         }
     }
     Ok(Found { ids, open })

@@ -4,11 +4,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tempfile::TempDir;
 
 use super::network::Network;
-use super::{SCRIPT, assert_same, observe, scratch, written_bytes};
-use crate::support::{Running, Scratch, get, is_ready, long, send_signal, until};
+use super::{PATIENCE, SCRIPT, assert_same, observe, results_of, scratch, written, written_bytes};
+use crate::support::{Running, Scratch, broker, get, is_ready, long, send_signal, until};
 
 /// Brokers that are a test's own.
 struct Brokers {
@@ -149,4 +151,46 @@ fn a_worker_whose_broker_is_out_of_reach_says_so_keeps_its_memory_and_goes_on_by
     worker.wait_for_log("the bus answers again");
     worker.ended_well();
     assert_same(&scratch, observer, &undisturbed, &expected);
+}
+
+#[test]
+fn a_run_does_not_end_well_while_what_it_has_written_is_hidden_behind_a_transaction() {
+    let rows = 100_000;
+    let undisturbed = scratch("hidden", None, rows);
+    let expected = undisturbed.run();
+    let scratch = scratch("hidden", Some(&broker()), rows);
+    let complete = written_bytes(&undisturbed);
+    let mut worker = Running::start(&mut scratch.command(&["run", "p.toml", "--json"]));
+    until("something is written", || written_bytes(&scratch) > 0);
+    let checkpoints = results_of(&scratch, "priced").replace(".results", ".private.checkpoint");
+    let other: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", broker())
+        .set("transactional.id", &checkpoints)
+        .set("transaction.timeout.ms", "900000")
+        .create()
+        .unwrap();
+    other.init_transactions(PATIENCE).unwrap();
+    other.begin_transaction().unwrap();
+    other.send(BaseRecord::to(&checkpoints).partition(0).key("somebody").payload("{}")).unwrap();
+    other.flush(PATIENCE).unwrap();
+    until("all is written", || written_bytes(&scratch) == complete || !worker.is_running());
+    // Longer than it takes to see that all is done: it would end meanwhile.
+    std::thread::sleep(Duration::from_secs(15));
+    assert!(worker.is_running());
+    if long() {
+        worker.wait_for_log("has lost sight of");
+        assert_eq!(worker.ended().code(), Some(1));
+        worker = Running::start(&mut scratch.command(&["run", "p.toml", "--json"]));
+        let said = worker.wait_for_log("has lost sight of");
+        assert!(said.contains(&format!("{checkpoints}/0")), "{said}");
+        assert_eq!(worker.ended().code(), Some(1));
+        other.abort_transaction(PATIENCE).unwrap();
+    } else {
+        other.abort_transaction(PATIENCE).unwrap();
+        worker.ended_well();
+    }
+    let found = scratch.run();
+    found.assert_balanced();
+    assert_eq!(found.counts(), expected.counts());
+    assert_eq!(written(&scratch), written(&undisturbed));
 }
