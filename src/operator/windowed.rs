@@ -5,12 +5,14 @@
 //! aggregates that DataFusion makes of them. So there is no hash table to be written to a checkpoint, and every aggregate
 //! that DataFusion has is there.
 
+mod kept;
 mod leaf;
 mod order;
 mod place;
 mod plan;
 mod runs;
 mod sessions;
+mod spans;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -26,11 +28,11 @@ use super::step::{Failure, Rows};
 use super::transform::{Transform, guarded, left_out_by_all};
 use super::{Branch, Operator, Output};
 use crate::failure::{Class, Reject, narrow};
+use kept::{ByEnd, Kept};
 pub(crate) use leaf::LeafExec;
 pub(crate) use place::{Kind, Nanos, Place, Spacing, saturated};
 pub use plan::Also;
 pub(crate) use plan::{Leaf, Partial, Plan};
-use runs::Runs;
 
 /// Rows of a batch that cost less than the batch itself.
 const FEW: usize = 1 << 8;
@@ -53,7 +55,7 @@ pub(crate) struct Windowed {
     inlets: Vec<Transform>,
     above: Transform,
     keeps: Vec<String>,
-    open: Vec<Runs>,
+    kept: Vec<Box<dyn Kept>>,
     /// What came since it was last asked for.
     fresh: Vec<Vec<RecordBatch>>,
     /// All windows that end by then have closed.
@@ -61,8 +63,6 @@ pub(crate) struct Windowed {
     /// The ends of windows that have closed and have had rows since, and of those that are open and have had rows since what
     /// they would yield was last asked for; as far as that is yielded.
     touched: BTreeSet<Nanos>,
-    /// How much later windows close next at the earliest, while rows come.
-    pace: Nanos,
 }
 
 /// What became of the rows of a batch. All others are in windows that will close.
@@ -110,11 +110,10 @@ impl Windowed {
             inlets: plan.leaves.iter().map(inlet).collect(),
             above: Transform::new([above].into(), Arc::clone(&plan.schema)),
             keeps: plan.leaves.iter().map(Leaf::keeps).collect(),
-            open: plan.leaves.iter().map(Leaf::runs).collect(),
+            kept: plan.leaves.iter().map(Leaf::kept).collect(),
             fresh: vec![Vec::new(); plan.leaves.len()],
             closed: Nanos::MIN,
             touched: BTreeSet::new(),
-            pace: plan.leaves.iter().map(|leaf| pace(leaf.windows)).max().unwrap_or(0),
             plan,
         }
     }
@@ -152,11 +151,9 @@ impl Windowed {
                 message: "the window that it is in has closed".into(),
             };
             absorbed.rejects.extend(late.into_iter().map(reject));
-            for ((runs, fresh), kept) in self.open.iter_mut().zip(&mut self.fresh).zip(kept) {
-                if kept.num_rows() > 0 {
-                    let kept = runs.push(kept)?;
-                    self.touched.extend(runs.ends(&kept, after, until)?);
-                    fresh.push(kept);
+            for ((kept, fresh), rows) in self.kept.iter_mut().zip(&mut self.fresh).zip(kept) {
+                if rows.num_rows() > 0 {
+                    fresh.push(kept.push(rows, (after, until), &mut self.touched)?);
                 }
             }
         }
@@ -169,7 +166,7 @@ impl Windowed {
         let mut late = BTreeSet::new();
         for (leaf, rows) in self.plan.leaves.iter().zip(&rows) {
             let (times, until) = (leaf.place.times(&rows.batch)?, leaf.place.late_until(self.gone()));
-            let behind = times.values().iter().enumerate().filter(|(_, time)| **time <= until);
+            let behind = times.values().iter().enumerate().filter(|(_, time)| Some(**time) <= until);
             late.extend(behind.map(|(row, _)| origin(rows, row)));
         }
         let left_out = left_out_by_all(&rows).len() as u64;
@@ -181,33 +178,37 @@ impl Windowed {
         Ok(Piece { kept, late: late.into_iter().collect(), left_out })
     }
 
-    /// Whether it is time to close what ends by then, while rows come: to find sessions that are over, all that are open are
-    /// looked at.
-    pub(crate) fn is_due(&self, until: Nanos) -> bool {
-        until >= self.closed.saturating_add(self.pace)
-    }
-
     /// Closes all windows that end by then, or all there are, in the order of their ends.
     pub(crate) fn close(&mut self, until: Option<Nanos>) -> Result<Vec<Closed>> {
         if until.is_some_and(|until| until < self.closed) {
             return Ok(Vec::new());
         }
-        let mut windows: BTreeMap<Nanos, Vec<Vec<RecordBatch>>> = BTreeMap::new();
-        let leaves = self.open.len();
-        for (number, runs) in self.open.iter_mut().enumerate() {
-            for (end, batches) in runs.closing(self.closed, until)? {
-                let of_leaves = windows.entry(end).or_insert_with(|| vec![Vec::new(); leaves]);
+        let until = until.unwrap_or(Nanos::MAX);
+        let windows = self.windows(|kept| kept.closing(self.closed, until, self.is_apart()))?;
+        let last = windows.keys().next_back().copied();
+        self.closed = self.closed.max(if until < Nanos::MAX { until } else { last.unwrap_or(Nanos::MIN) });
+        self.release()?;
+        self.yielded(windows.into_values().collect(), Yield::Results)
+    }
+
+    /// Rows of windows, of each leaf, by the ends of the windows.
+    fn windows(&self, of_leaf: impl Fn(&dyn Kept) -> Result<ByEnd>) -> Result<BTreeMap<Nanos, Vec<Vec<RecordBatch>>>> {
+        let mut windows = BTreeMap::new();
+        for (number, kept) in self.kept.iter().enumerate() {
+            for (end, batches) in of_leaf(kept.as_ref())? {
+                let of_leaves = windows.entry(end).or_insert_with(|| vec![Vec::new(); self.kept.len()]);
                 if let Some(of_leaf) = of_leaves.get_mut(number) {
                     *of_leaf = batches;
                 }
             }
         }
-        self.closed = self.closed.max(until.or(windows.keys().next_back().copied()).unwrap_or(Nanos::MIN));
-        let gone = self.gone();
-        for runs in &mut self.open {
-            runs.release(gone)?;
-        }
-        self.yielded(windows.into_values().collect(), Yield::Results)
+        Ok(windows)
+    }
+
+    /// Lets go of what no window needs any more.
+    fn release(&mut self) -> Result<()> {
+        let (closed, gone) = (self.closed, self.gone());
+        self.kept.iter_mut().try_for_each(|kept| kept.release(closed, gone))
     }
 
     /// The results of windows that have closed and have had rows since, once more, in the order of their ends.
@@ -226,9 +227,16 @@ impl Windowed {
     }
 
     fn of_windows(&mut self, ends: BTreeSet<Nanos>, what: Yield) -> Result<Vec<Closed>> {
-        let of_window = |end: Nanos| self.open.iter().map(|runs| runs.of_window(end)).collect::<Result<Vec<_>>>();
-        let windows = ends.into_iter().map(of_window).collect::<Result<Vec<_>>>()?;
-        self.yielded(windows, what)
+        if ends.is_empty() {
+            return Ok(Vec::new());
+        }
+        let windows = self.windows(|kept| kept.of_windows(&ends, self.is_apart()))?;
+        self.yielded(windows.into_values().collect(), what)
+    }
+
+    /// Whether windows that end at different times are evaluated, or put together from leaves, one by one.
+    fn is_apart(&self) -> bool {
+        self.plan.is_ordered || self.plan.place.is_none() || self.kept.len() > 1
     }
 
     /// What windows yield, in their order.
@@ -275,9 +283,24 @@ impl Windowed {
                     self.results(vec![window], closed)?;
                 }
             }
-            Err(failure) => closed.push(self.nothing(&rows, failure)),
+            Err(failure) => match self.apart(&rows)? {
+                windows if windows.len() > 1 => {
+                    for window in windows {
+                        self.results(vec![vec![vec![window]]], closed)?;
+                    }
+                }
+                _ => closed.push(self.nothing(&rows, failure)),
+            },
         }
         Ok(())
+    }
+
+    /// The rows of each of several windows that are together.
+    fn apart(&self, rows: &[Vec<RecordBatch>]) -> Result<Vec<RecordBatch>> {
+        match (self.kept.as_slice(), rows) {
+            ([kept], [rows]) => kept.apart(&kept.sums().concat(rows)?),
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// What becomes of rows that windows yield, in the order of the windows.
@@ -320,11 +343,11 @@ impl Windowed {
 
     /// Partial aggregates in the order of their groups, which otherwise depends on when they were added up.
     fn in_order(&self, rows: &[Vec<RecordBatch>]) -> Result<Vec<Vec<RecordBatch>>> {
-        let leaves = self.plan.leaves.iter().zip(&self.open).zip(rows);
-        let ordered = leaves.map(|((leaf, runs), batches)| match &leaf.partial {
+        let leaves = self.plan.leaves.iter().zip(&self.kept).zip(rows);
+        let ordered = leaves.map(|((leaf, kept), batches)| match &leaf.partial {
             None => Ok(batches.clone()),
             Some(partial) => {
-                let batch = concat_batches(&leaf.state(), &runs.reduced(batches.clone())?)?;
+                let batch = kept.sums().of_several(batches.clone())?;
                 let groups = partial.aggregate.group_expr().expr().len();
                 Ok(vec![order::by_columns(batch, groups)?])
             }
@@ -339,58 +362,49 @@ impl Windowed {
 
     /// The part of a chunk whose windows are still open.
     pub(crate) fn still_open(&self, chunk: Chunk) -> Result<Option<Chunk>> {
-        let Some(runs) = self.open.get(chunk.leaf) else { return Ok(None) };
-        let rows = runs.open(chunk.rows, self.gone())?;
-        Ok((rows.num_rows() > 0).then_some(Chunk { rows, ..chunk }))
+        self.left(chunk.leaf, vec![chunk.rows])
+    }
+
+    /// Those rows of a leaf that were not let go of, where there are any.
+    fn left(&self, leaf: usize, rows: Vec<RecordBatch>) -> Result<Option<Chunk>> {
+        let Some(kept) = self.kept.get(leaf) else { return Ok(None) };
+        Ok(kept.left(rows, self.gone())?.map(|rows| Chunk { leaf, rows }))
     }
 
     /// What has come into windows that are still open since this was last called.
     pub(crate) fn fresh(&mut self) -> Result<Vec<Chunk>> {
-        let (mut chunks, gone) = (Vec::new(), self.gone());
-        for (number, (fresh, runs)) in self.fresh.iter_mut().zip(&self.open).enumerate() {
-            let batches = std::mem::take(fresh).into_iter().map(|batch| runs.open(batch, gone));
-            let mut batches = batches.collect::<Result<Vec<_>, ArrowError>>()?;
-            batches.retain(|batch| batch.num_rows() > 0);
-            let batches = runs.reduced(batches)?;
-            for rows in batches {
-                chunks.push(Chunk { leaf: number, rows: runs.sorted(rows)? });
-            }
-        }
-        Ok(chunks)
+        let fresh: Vec<Vec<RecordBatch>> = self.fresh.iter_mut().map(std::mem::take).collect();
+        let chunks = fresh.into_iter().enumerate().map(|(leaf, rows)| self.left(leaf, rows));
+        chunks.filter_map(Result::transpose).collect()
     }
 
     /// All that is in open windows.
     pub(crate) fn chunks(&self) -> impl Iterator<Item = Chunk> {
-        let of_leaf = |(leaf, runs): (usize, &Runs)| {
-            runs.batches().map(|rows| Chunk { leaf, rows: rows.clone() }).collect::<Vec<_>>()
-        };
-        self.open.iter().enumerate().flat_map(of_leaf)
+        let leaves = self.kept.iter().enumerate();
+        leaves.flat_map(|(leaf, kept)| kept.batches().map(move |rows| Chunk { leaf, rows: rows.clone() }))
     }
 
     /// All that is in open windows, the rows of each group added up to one, and sorted by windows.
     pub(crate) fn merged(&mut self) -> Result<Vec<RecordBatch>> {
-        let of_leaf = |(leaf, runs): (&Leaf, &Runs)| {
-            let batch = runs.added_up(runs.batches().cloned().collect())?;
+        let of_leaf = |(number, leaf): (usize, &Leaf)| {
+            let rows = self.kept.get(number).map(|kept| kept.batches().cloned().collect()).unwrap_or_default();
+            let left = self.left(number, rows)?.map(|chunk| chunk.rows);
+            let batch = left.unwrap_or_else(|| RecordBatch::new_empty(leaf.state()));
             let times = leaf.partial.as_ref().map_or(&leaf.place, |partial| &partial.place).times(&batch)?;
             Ok(leaf.shown(&order::by(&[Arc::new(times)], batch, usize::MAX)?)?)
         };
-        self.plan.leaves.iter().zip(&self.open).map(of_leaf).collect()
+        self.plan.leaves.iter().enumerate().map(of_leaf).collect()
     }
 
     /// Takes back what was kept when all windows that end by `closed` had closed.
     pub(crate) fn restore(&mut self, closed: Nanos, chunks: Vec<Chunk>) -> Result<()> {
         self.closed = closed;
-        let gone = self.gone();
         for Chunk { leaf, rows } in chunks {
-            if let Some(runs) = self.open.get_mut(leaf) {
-                let open = runs.open(rows, gone)?;
-                runs.push(open)?;
+            if let Some(kept) = self.kept.get_mut(leaf) {
+                kept.push(rows, (Nanos::MAX, Nanos::MIN), &mut self.touched)?;
             }
         }
-        for runs in &mut self.open {
-            runs.forget(closed)?;
-        }
-        Ok(())
+        self.release()
     }
 
     /// All windows that end by then have closed, and none that ends later.
@@ -400,17 +414,12 @@ impl Windowed {
 
     /// When the first window starts that can still yield results, once some have closed.
     pub(crate) fn first_open(&self) -> Nanos {
-        let closed = self.closed;
-        let of_leaf = |(leaf, runs): (&Leaf, &Runs)| match leaf.windows {
-            Kind::Spaced(spacing) => spacing.first_open(closed),
-            Kind::Sessions { .. } => runs.first_time().map_or(closed, |first| first.min(closed)),
-        };
-        self.plan.leaves.iter().zip(&self.open).map(of_leaf).min().unwrap_or(closed)
+        self.kept.iter().map(|kept| kept.first_open(self.closed)).min().unwrap_or(self.closed)
     }
 
     /// Bytes of memory that open windows take.
     pub(crate) fn bytes(&self) -> usize {
-        self.open.iter().map(Runs::bytes).sum()
+        self.kept.iter().map(|kept| kept.bytes()).sum()
     }
 }
 
@@ -425,13 +434,6 @@ fn marked(results: &RecordBatch, also: Also, what: Yield) -> Result<RecordBatch,
     };
     let columns = results.columns().iter().cloned().chain(also.columns().map(mark)).collect();
     RecordBatch::try_new(also.schema(results.schema_ref()), columns)
-}
-
-fn pace(windows: Kind) -> Nanos {
-    match windows {
-        Kind::Spaced(_) => 0,
-        Kind::Sessions { gap, .. } => Nanos::from(gap / 16),
-    }
 }
 
 /// What becomes of rows none of which fails.

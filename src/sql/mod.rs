@@ -30,7 +30,7 @@ use datafusion::prelude::SessionConfig;
 use datafusion::sql::planner::SqlToRel;
 use datafusion::sql::sqlparser::ast::Statement;
 
-use crate::operator::{Also, Branch, Kind, Operator, Plan, Transform, Windowed};
+use crate::operator::{Also, Branch, Operator, Plan, Transform, Windowed};
 use catalog::Catalog;
 pub(crate) use fault::{caught, clean};
 pub use spread::Spread;
@@ -215,12 +215,6 @@ impl Query {
                 "leave it out",
             ));
         };
-        if plan.leaves.iter().any(|leaf| matches!(leaf.windows, Kind::Sessions { .. })) {
-            return Err(wrong(
-                "sessions yield nothing early or once more, since rows can still make them others",
-                "leave it out, or let windows be of a size",
-            ));
-        }
         if let Some(taken) = also.columns().find(|name| self.schema.column_with_name(name).is_some()) {
             let message = format!("results have a column `{taken}` already, which is to say what they are");
             return Err(wrong(&message, "give that column another name"));

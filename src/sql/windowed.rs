@@ -88,10 +88,18 @@ pub(super) fn is_leaf(plan: &LogicalPlan) -> bool {
     is_by_row(plan) && !plan.exists(|node| Ok(does(node))).unwrap_or(true)
 }
 
+/// Whether it puts rows into windows of which it is not known yet which sessions they are in.
+fn puts_sessions_into_windows(node: &LogicalPlan) -> bool {
+    node.expressions().iter().any(windows::are_begun_in) && node.inputs().into_iter().any(has_sessions)
+}
+
 /// What is wrong with the plan of a query whose rows have to stay in their windows.
 pub(super) fn faults(plan: &LogicalPlan, sql: &str) -> Vec<Fault> {
     let mut look = Look { tokens: parse::tokens(sql), faults: Vec::new(), reads_without: false };
     look.through(plan, true);
+    if look.faults.is_empty() && plan.exists(|node| Ok(puts_sessions_into_windows(node))).unwrap_or(true) {
+        look.of_windows_that_close();
+    }
     // Where a window is not asked for, it is not read either.
     if look.reads_without && look.faults.is_empty() {
         look.wrong(
@@ -173,13 +181,17 @@ impl Look {
         }
     }
 
+    fn of_windows_that_close(&mut self) {
+        self.wrong(
+            &[],
+            "these windows are over rows that come of windows, and so only once those close",
+            "give the query in it a stage of its own, and put the results of that stage into windows",
+        );
+    }
+
     fn expression(&mut self, expr: &Expr) {
         match expr {
-            Expr::ScalarFunction(call) if windows::are_begun_by(&call.func) => self.wrong(
-                &[],
-                "these windows are over rows that come of windows, and so only once those close",
-                "give the query in it a stage of its own, and put the results of that stage into windows",
-            ),
+            Expr::ScalarFunction(call) if windows::are_begun_by(&call.func) => self.of_windows_that_close(),
             expr if is_query(expr) => self.wrong(
                 &[],
                 "a subquery in an expression sees all windows",
@@ -202,11 +214,13 @@ impl Look {
 /// Whether rows that have these values in common are of the same window.
 fn tell_windows(exprs: &[Expr], schema: &DFSchema) -> bool {
     let fields: Vec<FieldRef> = exprs.iter().filter_map(|expr| Some(expr.to_field(schema).ok()?.1)).collect();
-    let shared: BTreeSet<usize> = fields.iter().filter_map(|field| windows::shared(field)).collect();
+    let shared: BTreeSet<(usize, i64)> = fields.iter().filter_map(|field| windows::shared(field)).collect();
     let tells = |bound: Bound| match bound.of {
         Kind::Spaced(_) => true,
         // Sessions of others can start at the same time, and end at another.
-        Kind::Sessions { keys, .. } => bound.is_end || shared.len() == keys,
+        Kind::Sessions { keys, .. } => {
+            bound.is_end || shared.iter().filter(|(_, call)| Some(*call) == bound.call).count() == keys
+        }
     };
     fields.iter().filter_map(|field| Bound::of(field)).any(tells)
 }
@@ -306,8 +320,11 @@ fn leaf(branches: Vec<Branch>, below: &LogicalPlan) -> Result<Leaf, Fault> {
     let place = match first.of {
         Kind::Spaced(_) => place(&rows, &bounds),
         Kind::Sessions { gap, keys } => {
-            let shared =
-                rows.fields().iter().enumerate().filter_map(|(column, field)| Some((windows::shared(field)?, column)));
+            let shared = rows
+                .fields()
+                .iter()
+                .enumerate()
+                .filter_map(|(column, field)| Some((windows::shared(field)?.0, column)));
             let shared: BTreeMap<usize, usize> = shared.collect();
             if shared.len() < keys {
                 return Err(Fault {

@@ -111,6 +111,12 @@ pub(super) fn are_begun_by(function: &ScalarUDF) -> bool {
     starts::FUNCTIONS.iter().any(|starts| starts.name() == function.name())
 }
 
+/// Whether an expression puts rows into windows.
+pub(super) fn are_begun_in(expr: &Expr) -> bool {
+    let begins = |expr: &Expr| matches!(expr, Expr::ScalarFunction(call) if are_begun_by(&call.func));
+    expr.exists(|expr| Ok(begins(expr))).unwrap_or(true)
+}
+
 /// Whether it is the function that gives all windows of a time.
 pub(super) fn are_several(function: &ScalarUDF) -> bool {
     function.name() == starts::SEVERAL
@@ -134,7 +140,7 @@ pub(super) fn is_session_key(call: &ScalarFunction) -> bool {
 /// The columns of a call that gives a bound of a session, which the rows of the session share; `None` of another function.
 pub(super) fn of_session(call: &ScalarFunction) -> Option<&[Expr]> {
     let is_bound = matches!(call.func.name(), bounds::SESSION_START | bounds::SESSION_END);
-    call.args.get(2..).filter(|_| is_bound)
+    call.args.get(bounds::BEFORE_KEYS..).filter(|_| is_bound)
 }
 
 /// Whether it is a call of a function that puts rows into windows.
@@ -210,7 +216,7 @@ pub(super) fn replace(query: &mut Query, sql: &str, catalog: &Catalog<'_>, input
     let named =
         |name: &str| query.with.iter().flat_map(|with| &with.cte_tables).any(|it| parse::name(&it.alias.name) == name);
     let inputs: Vec<_> = inputs.iter().filter(|(name, _)| !named(name)).cloned().collect();
-    let mut replace = Replace { sql, catalog, inputs: &inputs, faults: Vec::new(), wide: Vec::new() };
+    let mut replace = Replace { sql, catalog, inputs: &inputs, faults: Vec::new(), wide: Vec::new(), sessions: 0 };
     let _ = VisitMut::visit(query, &mut replace);
     Replaced { faults: replace.faults, wide: replace.wide }
 }
@@ -221,6 +227,8 @@ struct Replace<'a> {
     inputs: &'a [(&'a str, SchemaRef)],
     faults: Vec<Fault>,
     wide: Vec<Fault>,
+    /// How many calls of `session` there were.
+    sessions: u32,
 }
 
 impl VisitorMut for Replace<'_> {
@@ -269,8 +277,10 @@ impl Replace<'_> {
         let (columns, first, last) = match windows {
             Windows::Session => {
                 let arguments: String = keys.iter().map(|key| format!(", {key}")).collect();
-                let bound = |function| format!("\"{function}\"({START}, {nanos}{arguments})");
-                let mark = |number, key| format!("\"{}\"({key}, {number}) AS {key}", bounds::SESSION_KEY);
+                self.sessions += 1;
+                let call = self.sessions;
+                let bound = |function| format!("\"{function}\"({START}, {nanos}, {call}{arguments})");
+                let mark = |number, key| format!("\"{}\"({key}, {number}, {call}) AS {key}", bounds::SESSION_KEY);
                 let marked: Vec<String> = keys.iter().enumerate().map(|(number, key)| mark(number, key)).collect();
                 let marked = if keys.is_empty() { String::new() } else { format!(" REPLACE ({})", marked.join(", ")) };
                 (marked, bound(bounds::SESSION_START), bound(bounds::SESSION_END))

@@ -151,7 +151,6 @@ impl Queries {
         if let Some(Watermark { time, status }) = &mut says {
             let until = Nanos::from(*time) * NANOS_PER_MICRO;
             match status {
-                Status::Active if !windows.is_due(until) => {}
                 Status::Active | Status::Idle => closed.extend(windows.close(Some(until))?),
                 Status::End => closed.extend(windows.close(None)?),
             }

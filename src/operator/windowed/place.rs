@@ -36,6 +36,9 @@ impl Spacing {
 
     /// When the first of them starts that ends after that time.
     pub(super) fn first_open(self, at: Nanos) -> Nanos {
+        if at == Nanos::MIN {
+            return at;
+        }
         self.last_start(at - Nanos::from(self.size)) + Nanos::from(self.slide)
     }
 
@@ -189,15 +192,17 @@ impl Place {
         saturated((at - 1).div_euclid(Nanos::from(self.tick)))
     }
 
-    /// The greatest time of rows that were in a window which ends by then, or could have been.
-    pub(super) fn late_until(&self, closed: Nanos) -> i64 {
-        match self.tells {
-            _ if closed == Nanos::MIN => i64::MIN,
+    /// The greatest time of rows that were in a window which ends by then, or could have been; `None` where nothing has ended.
+    pub(super) fn late_until(&self, closed: Nanos) -> Option<i64> {
+        if closed == Nanos::MIN {
+            return None;
+        }
+        Some(match self.tells {
             Tells::End => self.before(closed.saturating_add(1)),
             // The last window that has closed ends a slide before the first that has not.
             Tells::Pane(of) => self.before(of.first_open(closed) + Nanos::from(of.size) - Nanos::from(of.slide)),
             Tells::Moment(_) => self.before(closed),
-        }
+        })
     }
 
     /// The greatest time of rows of which it can be said that all of their windows end by then.
@@ -275,7 +280,7 @@ mod tests {
             prop_assert_eq!(place.ends(pane, Nanos::MIN / 4, Nanos::MAX).collect::<Vec<_>>(), ends.clone());
             let later: Vec<Nanos> = ends.iter().copied().filter(|end| *end > closed && *end <= closed + 9).collect();
             prop_assert_eq!(place.ends(pane, closed, closed + 9).collect::<Vec<_>>(), later);
-            prop_assert_eq!(pane <= place.late_until(closed), ends.iter().any(|end| *end <= closed));
+            prop_assert_eq!(Some(pane) <= place.late_until(closed), ends.iter().any(|end| *end <= closed));
             prop_assert_eq!(pane <= place.done_until(closed), ends.iter().all(|end| *end <= closed));
             for end in &ends {
                 let (before, last) = place.of_window(*end);
@@ -288,8 +293,8 @@ mod tests {
     #[test]
     fn a_window_of_milliseconds_is_closed_as_soon_as_its_end_is_reached() {
         let place = Place::window(0, &DataType::Timestamp(TimeUnit::Millisecond, None), 60_000_000_000).unwrap();
-        assert_eq!((place.late_until(5_999_999), place.late_until(6_000_000)), (5, 6));
-        assert_eq!((place.late_until(Nanos::MIN), place.late_until(Nanos::MAX)), (i64::MIN, i64::MAX));
+        assert_eq!((place.late_until(5_999_999), place.late_until(6_000_000)), (Some(5), Some(6)));
+        assert_eq!((place.late_until(Nanos::MIN), place.late_until(Nanos::MAX)), (None, Some(i64::MAX)));
         assert_eq!(place.ends(6, 0, 6_000_000).collect::<Vec<_>>(), [6_000_000]);
         assert_eq!(place.ends(6, 6_000_000, 9_000_000).count(), 0);
     }

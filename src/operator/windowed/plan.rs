@@ -10,10 +10,11 @@ use datafusion::common::Result;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 
+use super::kept::{Kept, Sums};
 use super::leaf;
 use super::place::{Kind, Place, Spacing};
 use super::runs::Runs;
-use super::sessions;
+use super::sessions::{self, InSessions};
 use crate::operator::{Branch, Step};
 use crate::sql;
 
@@ -133,10 +134,16 @@ impl Leaf {
         format!("({}) in {windows}, computed as {:08x}", columns.join(", "), self.computed)
     }
 
-    pub(super) fn runs(&self) -> Runs {
-        match &self.partial {
-            Some(partial) => Runs::of_partial(partial),
-            None => Runs::of_rows(&self.rows, &self.place),
+    /// What keeps rows until their windows close.
+    pub(super) fn kept(&self) -> Box<dyn Kept> {
+        let (place, bounds) = match &self.partial {
+            Some(partial) => (&partial.place, partial.bounds.as_slice()),
+            None => (&self.place, &[][..]),
+        };
+        let sums = Sums::new(&self.state(), self.partial.as_ref().map(|partial| &partial.aggregate));
+        match place.sessions() {
+            None => Box::new(Runs::new(self.windows, place, sums, bounds)),
+            Some(sessions) => Box::new(InSessions::new(place, sessions, sums)),
         }
     }
 

@@ -1,22 +1,17 @@
-//! The rows that wait for their windows to close, as sorted runs: taking out the windows that close is slicing the front of
-//! each run, and rows of the same groups are merged as runs are.
+//! Rows in windows of a size, as sorted runs: taking out the windows that close is slicing the front of each run, and rows of
+//! the same groups are merged as runs are.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use arrow::array::{Array, AsArray, Int64Array, UInt32Array};
-use arrow::compute::{cast, concat_batches, take_record_batch};
-use arrow::datatypes::{Int64Type, SchemaRef};
+use arrow::compute::{cast, take_record_batch};
+use arrow::datatypes::Int64Type;
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
-use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 
-use super::Partial;
-use super::leaf::{self, LeafExec};
-use super::place::{Nanos, Place, Sessions};
-use super::sessions::{self, Divided};
+use super::kept::{ByEnd, Kept, Sums, to_merge};
+use super::place::{Kind, Nanos, Place};
 use crate::codec::time;
 
 /// Rows by the windows that they are in.
@@ -81,16 +76,12 @@ fn stable_order(times: &Int64Array) -> UInt32Array {
     rows.into_iter().map(|(_, row)| row).collect()
 }
 
-/// How many small runs wait until they are merged.
-const SMALL_RUNS: usize = 64;
-
 /// The rows of one leaf.
 #[derive(Debug)]
 pub(super) struct Runs {
-    schema: SchemaRef,
     place: Place,
-    /// What adds up the rows of a group; `None` where rows are as they came.
-    merge: Option<Arc<AggregateExec>>,
+    windows: Kind,
+    sums: Sums,
     /// The columns with the starts and the ends of windows, to be filled in where rows are in several.
     bounds: Vec<(usize, bool)>,
     /// From the oldest on; each is larger than those behind it taken together, but for those that were not merged yet.
@@ -100,120 +91,26 @@ pub(super) struct Runs {
 }
 
 impl Runs {
-    /// Of rows as they came.
-    pub(super) fn of_rows(schema: &SchemaRef, place: &Place) -> Self {
-        Self {
-            schema: schema.clone(),
-            place: place.clone(),
-            merge: None,
-            bounds: Vec::new(),
-            runs: Vec::new(),
-            small: 0,
-        }
+    /// No rows yet, of windows like these.
+    pub(super) fn new(windows: Kind, place: &Place, sums: Sums, bounds: &[(usize, bool)]) -> Self {
+        Self { place: place.clone(), windows, sums, bounds: bounds.to_vec(), runs: Vec::new(), small: 0 }
     }
 
-    /// Of partial aggregates.
-    pub(super) fn of_partial(partial: &Partial) -> Self {
-        let Partial { aggregate, place, bounds } = partial;
-        let merge = Some(Arc::clone(aggregate));
-        Self { merge, bounds: bounds.clone(), ..Self::of_rows(&aggregate.schema(), place) }
-    }
-
-    /// Rows in the order of their windows.
-    pub(super) fn sorted(&self, batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
-        Ok(Run::new(batch, &self.place)?.batch)
-    }
-
-    /// Adds rows, and gives them as they were added: sorted.
-    pub(super) fn push(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
-        let run = Run::new(batch, &self.place)?;
-        let sorted = run.batch.clone();
-        if sorted.num_rows() > 0 {
-            self.runs.push(run);
-            self.small += 1;
-        }
-        if self.small >= SMALL_RUNS {
-            self.tidy()?;
-        }
-        Ok(sorted)
-    }
-
-    /// Merges the small runs, with the larger ones before them that are not much larger.
+    /// Merges runs where it is time to.
     fn tidy(&mut self) -> Result<()> {
-        let mut first = self.runs.len() - self.small;
-        let mut rows: usize = self.runs.iter().skip(first).map(Run::rows).sum();
-        // Rows that are as they came do not get fewer.
-        while self.merge.is_some() && first > 0 {
-            match self.runs.get(first - 1) {
-                Some(before) if before.rows() <= 2 * rows => rows += before.rows(),
-                _ => break,
-            }
-            first -= 1;
-        }
+        let rows: Vec<usize> = self.runs.iter().map(Run::rows).collect();
+        let Some(first) = to_merge(&rows, self.small, usize::MAX, &self.sums) else { return Ok(()) };
         let runs = self.runs.split_off(first);
-        let merged = self.merged(runs)?;
-        self.runs.extend(merged);
+        let merged = self.sums.of(runs.into_iter().map(|run| run.batch).collect())?;
+        if merged.num_rows() > 0 {
+            self.runs.push(Run::new(merged, &self.place)?);
+        }
         self.small = 0;
         Ok(())
     }
 
-    fn merged(&self, runs: Vec<Run>) -> Result<Option<Run>> {
-        let batch = self.added_up(runs.into_iter().map(|run| run.batch).collect())?;
-        Ok(if batch.num_rows() == 0 { None } else { Some(Run::new(batch, &self.place)?) })
-    }
-
-    /// The rows of each group and window added up to one.
-    pub(super) fn added_up(&self, batches: Vec<RecordBatch>) -> Result<RecordBatch> {
-        match self.place.sessions().filter(|_| self.merge.is_some()) {
-            None => Ok(concat_batches(&self.schema, &self.reduced(batches)?)?),
-            Some(sessions) => Ok(self.divided(&batches, sessions, i64::MIN)?.open),
-        }
-    }
-
-    /// The rows of sessions that end by then, and the others, those of each group and session added up to one.
-    fn divided<'a>(
-        &self,
-        batches: impl IntoIterator<Item = &'a RecordBatch>,
-        of: &Sessions,
-        until: i64,
-    ) -> Result<Divided> {
-        let batch = concat_batches(&self.schema, batches)?;
-        let Divided { over, open } = sessions::divide(&batch, &self.place.times(&batch)?, of, until)?;
-        Ok(Divided { over, open: concat_batches(&self.schema, &self.reduce(vec![open])?)? })
-    }
-
-    /// The rows of each group added up to one, where there is more than one batch of such as were.
-    pub(super) fn reduced(&self, batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
-        if batches.len() > 1 { self.reduce(batches) } else { Ok(batches) }
-    }
-
-    fn reduce(&self, batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
-        let Some(merge) = &self.merge else { return Ok(batches) };
-        let leaf = Arc::new(LeafExec::new(0, &self.schema, Vec::new()));
-        let plan = AggregateExec::try_new(
-            AggregateMode::PartialReduce,
-            merge.group_expr().as_final(),
-            merge.aggr_expr().to_vec(),
-            vec![None; merge.aggr_expr().len()],
-            leaf,
-            merge.input_schema(),
-        )?;
-        leaf::step(&plan, 0, batches)
-    }
-
-    /// The rows of all windows that end by then, or of all there are, by the ends of the windows. Those that end by `closed` were
-    /// given before. Rows of sessions are taken out.
-    pub(super) fn closing(&mut self, closed: Nanos, until: Option<Nanos>) -> Result<BTreeMap<Nanos, Vec<RecordBatch>>> {
-        let until = until.unwrap_or(Nanos::MAX);
-        if let Some(sessions) = self.place.sessions().cloned() {
-            return self.take_sessions(&sessions, until);
-        }
-        let ends: BTreeSet<Nanos> = self.runs.iter().flat_map(|run| self.ends_of(&run.times, closed, until)).collect();
-        ends.into_iter().map(|end| Ok((end, self.of_window(end)?))).collect()
-    }
-
     /// The rows of the windows that end then.
-    pub(super) fn of_window(&self, end: Nanos) -> Result<Vec<RecordBatch>> {
+    fn of_window(&self, end: Nanos) -> Result<Vec<RecordBatch>> {
         let (before, last) = self.place.of_window(end);
         let mut batches = Vec::new();
         for run in &self.runs {
@@ -225,63 +122,12 @@ impl Runs {
         Ok(batches)
     }
 
-    /// When the windows of rows end: after the first and not after the second of these.
-    pub(super) fn ends(&self, rows: &RecordBatch, after: Nanos, until: Nanos) -> Result<BTreeSet<Nanos>, ArrowError> {
-        if after >= until || self.place.sessions().is_some() {
-            return Ok(BTreeSet::new());
-        }
-        Ok(self.ends_of(&self.place.times(rows)?, after, until).collect())
-    }
-
-    /// The same of rows of these times, ascending. A window ends after the times of its rows, or with them.
+    /// When the windows of rows of these times, ascending, end: after the first and not after the second of the others. A window
+    /// ends after the times of its rows, or with them.
     fn ends_of(&self, times: &Int64Array, after: Nanos, until: Nanos) -> impl Iterator<Item = Nanos> {
         let different = times.values().chunk_by(|a, b| a == b).filter_map(|same| same.first());
         let near = different.take_while(move |time| self.place.nanos(**time) <= until);
         near.flat_map(move |time| self.place.ends(*time, after, until))
-    }
-
-    /// Lets go of rows all of whose windows end by then.
-    pub(super) fn release(&mut self, gone: Nanos) -> Result<()> {
-        let done = self.place.done_until(gone);
-        let small_from = self.runs.len() - self.small;
-        self.small = 0;
-        for (number, run) in std::mem::take(&mut self.runs).into_iter().enumerate() {
-            let left = run.after(done);
-            if left < run.rows() {
-                self.runs.push(if left == 0 { run } else { run.from(left)? });
-                self.small += usize::from(number >= small_from);
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes out the rows of all sessions that end by then.
-    fn take_sessions(&mut self, of: &Sessions, until: Nanos) -> Result<BTreeMap<Nanos, Vec<RecordBatch>>> {
-        let until = self.place.before(until.saturating_add(1));
-        let can_be_over =
-            |run: &Run| run.times.values().first().is_some_and(|time| time.saturating_add(of.gap) <= until);
-        if !self.runs.iter().any(can_be_over) {
-            return Ok(BTreeMap::new());
-        }
-        let Divided { over, open } = self.divided(self.batches(), of, until)?;
-        (self.runs, self.small) = (Vec::new(), 0);
-        if open.num_rows() > 0 {
-            self.runs.push(Run::new(open, &self.place)?);
-        }
-        Ok(over.into_iter().map(|(end, rows)| (self.place.nanos(end), vec![rows])).collect())
-    }
-
-    /// Drops the rows of sessions that end by then, which are there until all that there is is written anew.
-    pub(super) fn forget(&mut self, closed: Nanos) -> Result<()> {
-        match self.place.sessions().cloned() {
-            Some(sessions) => self.take_sessions(&sessions, closed).map(drop),
-            None => Ok(()),
-        }
-    }
-
-    /// The first time of all rows.
-    pub(super) fn first_time(&self) -> Option<Nanos> {
-        self.runs.iter().filter_map(|run| run.times.values().first()).min().map(|time| self.place.nanos(*time))
     }
 
     /// Rows as they are in the window that ends then.
@@ -300,21 +146,83 @@ impl Runs {
         }
         Ok(RecordBatch::try_new(batch.schema(), columns)?)
     }
+}
 
-    /// All rows, in batches.
-    pub(super) fn batches(&self) -> impl Iterator<Item = &RecordBatch> {
-        self.runs.iter().map(|run| &run.batch)
+impl Kept for Runs {
+    fn push(
+        &mut self,
+        batch: RecordBatch,
+        (after, until): (Nanos, Nanos),
+        touched: &mut BTreeSet<Nanos>,
+    ) -> Result<RecordBatch> {
+        let run = Run::new(batch, &self.place)?;
+        if after < until {
+            touched.extend(self.ends_of(&run.times, after, until));
+        }
+        let sorted = run.batch.clone();
+        if sorted.num_rows() > 0 {
+            self.runs.push(run);
+            self.small += 1;
+        }
+        self.tidy()?;
+        Ok(sorted)
     }
 
-    /// Bytes of memory.
-    pub(super) fn bytes(&self) -> usize {
+    fn closing(&self, closed: Nanos, until: Nanos, apart: bool) -> Result<ByEnd> {
+        self.of_windows(&self.runs.iter().flat_map(|run| self.ends_of(&run.times, closed, until)).collect(), apart)
+    }
+
+    fn of_windows(&self, ends: &BTreeSet<Nanos>, _apart: bool) -> Result<ByEnd> {
+        ends.iter().map(|end| Ok((*end, self.of_window(*end)?))).collect()
+    }
+
+    fn apart(&self, together: &RecordBatch) -> Result<Vec<RecordBatch>> {
+        Ok(vec![together.clone()])
+    }
+
+    fn release(&mut self, _closed: Nanos, gone: Nanos) -> Result<()> {
+        let done = self.place.done_until(gone);
+        let small_from = self.runs.len() - self.small;
+        self.small = 0;
+        for (number, run) in std::mem::take(&mut self.runs).into_iter().enumerate() {
+            let left = run.after(done);
+            if left < run.rows() {
+                self.runs.push(if left == 0 { run } else { run.from(left)? });
+                self.small += usize::from(number >= small_from);
+            }
+        }
+        Ok(())
+    }
+
+    fn left(&self, batches: Vec<RecordBatch>, gone: Nanos) -> Result<Option<RecordBatch>> {
+        let done = self.place.done_until(gone);
+        let open = batches.into_iter().map(|batch| {
+            let run = Run::new(batch, &self.place)?;
+            let left = run.after(done);
+            Ok(run.batch.slice(left, run.rows() - left))
+        });
+        let mut open = open.collect::<Result<Vec<_>>>()?;
+        open.retain(|batch| batch.num_rows() > 0);
+        let left = Run::new(self.sums.of_several(open)?, &self.place)?.batch;
+        Ok((left.num_rows() > 0).then_some(left))
+    }
+
+    fn batches(&self) -> Box<dyn Iterator<Item = &RecordBatch> + '_> {
+        Box::new(self.runs.iter().map(|run| &run.batch))
+    }
+
+    fn first_open(&self, closed: Nanos) -> Nanos {
+        match self.windows {
+            Kind::Spaced(spacing) => spacing.first_open(closed),
+            Kind::Sessions { .. } => closed,
+        }
+    }
+
+    fn sums(&self) -> &Sums {
+        &self.sums
+    }
+
+    fn bytes(&self) -> usize {
         self.runs.iter().map(|run| run.whole.1).sum()
-    }
-
-    /// The batch without the rows all of whose windows end by then, from the front of which they are.
-    pub(super) fn open(&self, sorted: RecordBatch, closed: Nanos) -> Result<RecordBatch, ArrowError> {
-        let done = self.place.done_until(closed);
-        let gone = self.place.times(&sorted)?.values().partition_point(|time| *time <= done);
-        Ok(sorted.slice(gone, sorted.num_rows() - gone))
     }
 }

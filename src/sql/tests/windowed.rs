@@ -251,7 +251,7 @@ fn sessions_grow_together_where_a_row_comes_between_them() {
 fn rows_of_a_session_are_added_up_before_it_is_over() {
     let held = |query: &str| {
         let mut operator = windowed(&over(query, WINDOWS));
-        for second in 0..30 {
+        for second in 0..128 {
             operator.absorb(0, &sales(&[(10 * second, Some(1), Some(1)), (10 * second + 5, Some(2), None)])).unwrap();
             operator.close(Some(Nanos::from(10 * second) * Nanos::from(SECOND))).unwrap();
         }
@@ -268,14 +268,14 @@ fn rows_of_a_session_are_added_up_before_it_is_over() {
     assert_eq!(columns, "window_start, window_end, country, count(Int64(1))[count]");
     assert_eq!(
         results,
-        ["1970-01-01T00:00:00,1970-01-01T00:05:10,c1,30", "1970-01-01T00:00:05,1970-01-01T00:05:15,c2,30"]
+        ["1970-01-01T00:00:00,1970-01-01T00:21:30,c1,128", "1970-01-01T00:00:05,1970-01-01T00:21:35,c2,128"]
     );
     // One of the bounds is enough where the columns are there.
     let (rows, are_few, ..) = held("SELECT window_end, country, sum(amount) AS n FROM S GROUP BY window_end, country");
     assert_eq!((rows, are_few), (2, true));
     // What is asked of the bounds is not known before they are.
     let (rows, ..) = held("SELECT window_end, country, max(window_end - at) AS n FROM S GROUP BY window_end, country");
-    assert_eq!(rows, 60);
+    assert_eq!(rows, 256);
 }
 
 #[test]
@@ -363,6 +363,227 @@ proptest! {
         expected.sort();
         prop_assert_eq!(found, expected, "{}", query);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_sessions_have_said_is_at_any_time_that_of_all_rows_so_far(
+        rows in vec((-200_i16..200, any::<Option<u8>>(), proptest::option::of(-9_i8..9)), 1..80),
+        cuts in vec((1_usize..20, -40_i64..200), 1..12),
+        kept in proptest::option::of(0_i64..150),
+        which in 0_usize..3,
+    ) {
+        let query = [
+            "SELECT window_start, window_end, country, count(*) AS n, sum(amount) AS total FROM S GROUP BY window_start, window_end, country",
+            "SELECT window_start, window_end, country, max(window_end - at) AS longest FROM S GROUP BY window_start, window_end, country",
+            "SELECT window_start, window_end, country, at, row_number() OVER (PARTITION BY window_end, country ORDER BY at, amount) AS n FROM S",
+        ][which];
+        let sql = over(query, WINDOWS);
+        let planned = Engine::new().plan(&sql, &[("sales", sales_schema())]).unwrap();
+        let also = crate::operator::Also { early: true, corrects_for: kept.map(|kept| kept * SECOND) };
+        let Answer::Windows(mut operator) = planned.with(also).unwrap().answer() else { panic!("{sql} has windows") };
+        // What was said last, by country and bounds.
+        let mut said = std::collections::BTreeMap::<[String; 3], Vec<String>>::new();
+        let mut take = |results: Vec<RecordBatch>, marks: [bool; 2]| {
+            let mut now = std::collections::BTreeMap::<[String; 3], Vec<String>>::new();
+            let marks = marks.into_iter().take(1 + usize::from(kept.is_some())).map(|mark| mark.to_string());
+            let marks: Vec<String> = marks.rev().collect();
+            for line in results.iter().flat_map(lines) {
+                let row = marks.iter().fold(line.as_str(), |line, mark| {
+                    let (rest, found) = line.rsplit_once(',').unwrap();
+                    assert_eq!(found, mark, "{line}");
+                    rest
+                });
+                let [start, end, country] = [0, 1, 2].map(|column| row.split(',').nth(column).unwrap().to_owned());
+                now.entry([country, start, end]).or_default().push(row.to_owned());
+            }
+            // It replaces all that was said of what is within its bounds.
+            let replaced = |of: &[String; 3], by: &[String; 3]| of[0] == by[0] && of[1] >= by[1] && of[2] <= by[2];
+            said.retain(|of, _| !now.keys().any(|by| replaced(of, by)));
+            said.extend(now);
+            let mut all: Vec<String> = said.values().flatten().cloned().collect();
+            all.sort();
+            all
+        };
+        let batch = |on_time: &[Sale]| {
+            let mut expected = in_batch(&over(query, IN_BATCH), &sales(on_time));
+            expected.sort();
+            expected
+        };
+        let mut on_time = Vec::new();
+        let (mut rest, mut cuts) = (rows.as_slice(), cuts.iter().cycle());
+        while !rest.is_empty() {
+            let (rows, watermark) = cuts.next().unwrap();
+            let (now, later) = rest.split_at(rest.len().min(*rows));
+            rest = later;
+            let absorbed = operator.absorb(0, &sales(now)).unwrap();
+            let late = |row: usize| absorbed.rejects.iter().any(|reject| reject.row == row && reject.class == Class::Late);
+            on_time.extend(now.iter().enumerate().filter(|(row, _)| !late(*row)).map(|(_, sale)| *sale));
+            take(operator.correct().unwrap().into_iter().map(|closed| closed.results).collect(), [false, true]);
+            take(operator.close(Some(Nanos::from(watermark * SECOND))).unwrap().into_iter().map(|closed| closed.results).collect(), [false, false]);
+            let found = take(operator.early().unwrap().into_iter().map(|closed| closed.results).collect(), [true, false]);
+            prop_assert_eq!(found, batch(&on_time), "{}", query);
+        }
+        let found = take(operator.close(None).unwrap().into_iter().map(|closed| closed.results).collect(), [false, false]);
+        prop_assert_eq!(found, batch(&on_time), "{}", query);
+    }
+}
+
+#[test]
+fn windows_into_which_no_row_has_come_close_all_the_same() {
+    for from in ["W", "H", "G"] {
+        let sql = format!(
+            "SELECT window_end, country, count(*) AS n FROM {from} WHERE amount > 0 GROUP BY window_end, country"
+        );
+        let mut operator = windowed(&over(&sql, WINDOWS));
+        assert_eq!(operator.absorb(0, &sales(&[(5, Some(1), None)])).unwrap().filtered, 1);
+        assert_eq!(closed(&mut operator, None), Vec::<String>::new());
+        assert_eq!(operator.first_open(), Nanos::MIN);
+        // Nothing is late then.
+        let absorbed = operator.absorb(0, &sales(&[(-9, Some(1), Some(1))])).unwrap();
+        assert_eq!((absorbed.rejects, absorbed.absorbed), (Vec::new(), 1), "{from}");
+    }
+}
+
+#[test]
+fn the_first_time_there_is_is_not_late() {
+    let mut operator =
+        windowed(&over("SELECT window_end, country, count(*) AS n FROM S GROUP BY window_end, country", WINDOWS));
+    let mut columns = sales(&[(0, Some(1), None)]).columns().to_vec();
+    columns[0] = Arc::new(TimestampNanosecondArray::from(vec![i64::MIN]));
+    operator.absorb(0, &RecordBatch::try_new(sales_schema(), columns).unwrap()).unwrap();
+    assert_eq!(closed(&mut operator, None), ["1677-09-21T00:13:03.145224192,c1,1"]);
+}
+
+#[test]
+fn bounds_of_other_windows_are_columns_like_others() {
+    let by_ten = "(SELECT *, window_end AS ten FROM tumble(sales, at, INTERVAL '10 seconds'))";
+    let inner = "(SELECT at, country, amount, ten FROM TEN)".replace("TEN", by_ten);
+    let rows = [(5, Some(1), Some(1)), (15, Some(1), Some(2)), (25, Some(2), Some(3)), (100, Some(1), Some(4))];
+    for (query, expected) in [
+        (
+            "SELECT window_end, sum(n) AS n FROM (SELECT ten, window_end, count(*) AS n FROM tumble(IN, at, INTERVAL '1 minute') GROUP BY ten, window_end) GROUP BY window_end",
+            vec!["1970-01-01T00:01:00,3", "1970-01-01T00:02:00,1"],
+        ),
+        (
+            "SELECT at, window_end, count(*) OVER (PARTITION BY window_end) AS n FROM tumble(IN, at, INTERVAL '1 minute') ORDER BY at",
+            vec![
+                "1970-01-01T00:00:05,1970-01-01T00:01:00,3",
+                "1970-01-01T00:00:15,1970-01-01T00:01:00,3",
+                "1970-01-01T00:00:25,1970-01-01T00:01:00,3",
+                "1970-01-01T00:01:40,1970-01-01T00:02:00,1",
+            ],
+        ),
+        (
+            "SELECT window_end, country, count(*) AS n, max(ten) AS ten FROM session(IN, at, INTERVAL '12 seconds', country) GROUP BY window_end, country",
+            vec![
+                "1970-01-01T00:00:27,c1,2,1970-01-01T00:00:20",
+                "1970-01-01T00:00:37,c2,1,1970-01-01T00:00:30",
+                "1970-01-01T00:01:52,c1,1,1970-01-01T00:01:50",
+            ],
+        ),
+    ] {
+        let mut operator = windowed(&query.replace("IN,", &format!("{inner},")));
+        let mut found = Vec::new();
+        for (number, row) in rows.iter().enumerate() {
+            operator.absorb(0, &sales(&[*row])).unwrap();
+            found.extend(closed(&mut operator, (number < 3).then_some(i64::from(row.0))));
+        }
+        assert_eq!(found, expected, "{query}");
+    }
+    let sessions = "(SELECT at, country, window_end AS ended FROM session(sales, at, INTERVAL '10 seconds', country))";
+    let sql = format!("SELECT ended, window_end FROM tumble({sessions}, at, INTERVAL '1 minute')");
+    let faults = Engine::new().plan(&sql, &[("sales", sales_schema())]).map(|_| ()).unwrap_err();
+    assert_eq!(faults[0].message, "these windows are over rows that come of windows, and so only once those close");
+}
+
+#[test]
+fn sessions_of_different_calls_are_not_taken_for_each_other() {
+    let session = |gap: u32, key: &str, of: i64| {
+        format!("session((SELECT * FROM sales WHERE amount = {of}), at, INTERVAL '{gap} seconds', {key})")
+    };
+    let (one, other) = (session(10, "country", 1), session(10, "country", 2));
+    let longer = session(20, "price", 1);
+    for sql in [
+        format!(
+            "SELECT window_start, country, count(*) AS n FROM (SELECT * FROM {one} UNION ALL SELECT * FROM {other}) GROUP BY window_start, country"
+        ),
+        format!(
+            "SELECT window_start, country, sum(n) AS n FROM (SELECT window_start, country, count(*) AS n FROM {one} GROUP BY window_start, country UNION ALL SELECT window_start, country, count(*) FROM {other} GROUP BY window_start, country) GROUP BY window_start, country"
+        ),
+        format!(
+            "SELECT a.window_start, b.price, count(*) AS n FROM {one} a JOIN {longer} b ON a.window_end = b.window_end GROUP BY a.window_start, b.price"
+        ),
+        format!(
+            "SELECT rank() OVER (PARTITION BY a.window_start, b.price ORDER BY a.at) AS r FROM {one} a JOIN {longer} b ON a.window_end = b.window_end"
+        ),
+    ] {
+        assert!(Engine::new().plan(&sql, &[("sales", sales_schema())]).is_err(), "{sql}");
+    }
+    // Those that end together are closed together.
+    let sql = format!(
+        "SELECT window_end, country, count(*) AS n FROM (SELECT * FROM {one} UNION ALL SELECT * FROM {other}) GROUP BY window_end, country"
+    );
+    let mut operator = windowed(&sql);
+    let row = |second: i16, amount: i8| (second, Some(1), Some(amount));
+    operator.absorb(0, &sales(&[row(0, 1), row(0, 2), row(5, 2), row(5, 1), row(12, 1)])).unwrap();
+    assert_eq!(closed(&mut operator, None), ["1970-01-01T00:00:15,c1,2", "1970-01-01T00:00:22,c1,3"]);
+}
+
+#[test]
+fn what_is_kept_of_rows_says_how_it_is_computed() {
+    let keeps = |aggregate: &str| {
+        let sql = format!("SELECT window_start, {aggregate} AS x FROM W GROUP BY window_start");
+        windowed(&over(&sql, WINDOWS)).keeps().to_vec()
+    };
+    for (one, other) in [
+        ("approx_distinct(at)", "approx_distinct(at::date)"),
+        ("min(at)", "min(at::timestamp(0)::timestamp)"),
+        ("sum(price)", "sum(CAST(CAST(price AS int) AS double))"),
+        ("count(*) FILTER (WHERE amount > 1)", "count(*) FILTER (WHERE amount > 2)"),
+    ] {
+        assert_ne!(keeps(one), keeps(other), "{one} and {other}");
+    }
+    assert_eq!(keeps("sum(price) + 1"), keeps("2 * sum(price)"));
+}
+
+#[test]
+fn a_session_that_fails_takes_no_others_along_that_end_at_another_time() {
+    let sql = over(
+        "SELECT window_end, country, sum(10 / amount) AS n FROM S WHERE window_end > at GROUP BY window_end, country",
+        WINDOWS,
+    );
+    let mut operator = windowed(&sql);
+    let rows = [(0, Some(1), Some(0)), (1, Some(2), Some(5)), (2, Some(3), Some(2)), (3, Some(1), Some(2))];
+    operator.absorb(0, &sales(&rows)).unwrap();
+    let closed = operator.close(None).unwrap();
+    let results: Vec<String> = closed.iter().flat_map(|closed| lines(&closed.results)).collect();
+    assert_eq!(results, ["1970-01-01T00:00:21,c2,2", "1970-01-01T00:00:22,c3,5"]);
+    let failed: Vec<usize> = closed.iter().flat_map(|it| &it.failed).map(|failed| failed.rows.num_rows()).collect();
+    assert_eq!(failed, [2]);
+}
+
+#[test]
+fn both_zeros_are_of_the_same_session() {
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("at", DataType::Timestamp(TimeUnit::Nanosecond, None), false),
+        Field::new("k", DataType::Float64, true),
+    ]));
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(TimestampNanosecondArray::from_iter_values([1, 2, 3, 9, 9].map(|second| second * SECOND))),
+        Arc::new(Float64Array::from(vec![Some(0.0), None, Some(-0.0), Some(0.0), None])),
+    ];
+    let sql = "SELECT window_start, window_end, k + 1, count(*) AS n FROM session(t, at, INTERVAL '5 seconds', k) \
+               GROUP BY window_start, window_end, k";
+    let query = Engine::new().plan(sql, &[("t", schema.clone())]).unwrap();
+    let Answer::Windows(mut operator) = query.answer() else { panic!("it has windows") };
+    operator.absorb(0, &RecordBatch::try_new(schema, columns).unwrap()).unwrap();
+    assert_eq!(
+        closed(&mut operator, Some(8)),
+        ["1970-01-01T00:00:02,1970-01-01T00:00:07,,1", "1970-01-01T00:00:01,1970-01-01T00:00:08,1.0,2"]
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
@@ -36,6 +37,7 @@ pub(super) fn add_up(plan: Arc<dyn ExecutionPlan>, leaves: &mut [Leaf]) -> Resul
         };
         Ok(match kept {
             Some((kept, rest)) => {
+                leaf.computed = crc32c::crc32c_append(leaf.computed, added_up(partial).as_bytes());
                 leaf.partial = Some(kept);
                 Transformed::new(rest, true, TreeNodeRecursion::Jump)
             }
@@ -43,6 +45,16 @@ pub(super) fn add_up(plan: Arc<dyn ExecutionPlan>, leaves: &mut [Leaf]) -> Resul
         })
     });
     rest.data()
+}
+
+/// What of an aggregate tells what its first step keeps of rows.
+fn added_up(partial: &AggregateExec) -> String {
+    let of = |(aggregate, filter): (&Arc<AggregateFunctionExpr>, &Option<Arc<dyn PhysicalExpr>>)| {
+        let arguments: Vec<String> = aggregate.expressions().iter().map(|expr| expr.to_string()).collect();
+        let filter = filter.as_ref().map(|filter| format!(" where {filter}")).unwrap_or_default();
+        format!("{}({}){filter}", aggregate.fun().name(), arguments.join(", "))
+    };
+    partial.aggr_expr().iter().zip(partial.filter_expr()).map(of).collect::<Vec<_>>().join(", ")
 }
 
 /// What adds up rows by their windows, and the leaf of what it gives.
@@ -67,7 +79,7 @@ fn by_sessions(
     let by = partial.group_expr().expr();
     let keys = schema.fields().iter().take(by.len()).enumerate();
     let keys: BTreeMap<usize, usize> =
-        keys.filter_map(|(column, field)| Some((windows::shared(field)?, column))).collect();
+        keys.filter_map(|(column, field)| Some((windows::shared(field)?.0, column))).collect();
     let knows_keys = matches!(leaf.windows, Kind::Sessions { keys: all, .. } if all == keys.len());
     if !knows_keys || !only_groups(partial, &of_rows) {
         return Ok(None);

@@ -19,12 +19,16 @@ use crate::operator::{Kind, Spacing};
 pub(super) const START: &str = "window bound start";
 /// The same.
 pub(super) const END: &str = "window bound end";
-/// Of the time of a row, the gap between sessions, in nanoseconds, and the columns that the rows of a session share.
+/// Of the time of a row, the gap between sessions, in nanoseconds, the number of the call of `session` in the query, and the
+/// columns that the rows of a session share.
 pub(super) const SESSION_START: &str = "session bound start";
 /// The same.
 pub(super) const SESSION_END: &str = "session bound end";
-/// Of a column that the rows of a session share, the number of the column among these.
+/// Of a column that the rows of a session share, the number of the column among these, and the number of the call.
 pub(super) const SESSION_KEY: &str = "session key";
+
+/// How many arguments of a function that gives a bound of a session come before its columns.
+pub(super) const BEFORE_KEYS: usize = 3;
 
 /// The functions of bounds. They have names that nobody writes by chance.
 pub(super) static FUNCTIONS: LazyLock<Vec<Arc<ScalarUDF>>> = LazyLock::new(|| {
@@ -35,7 +39,7 @@ pub(super) static FUNCTIONS: LazyLock<Vec<Arc<ScalarUDF>>> = LazyLock::new(|| {
         (SESSION_END, true, Signature::variadic_any(Volatility::Immutable)),
     ];
     let bounds = bounds.map(|(name, is_end, signature)| ScalarUDF::from(Bounds { name, is_end, signature }));
-    let key = ScalarUDF::from(SessionKey { signature: Signature::any(2, Volatility::Immutable) });
+    let key = ScalarUDF::from(SessionKey { signature: Signature::any(3, Volatility::Immutable) });
     bounds.into_iter().chain([key]).map(Arc::new).collect()
 });
 
@@ -51,6 +55,9 @@ pub(in crate::sql) struct Bound {
     pub(in crate::sql) is_end: bool,
     /// The windows.
     pub(in crate::sql) of: Kind,
+    /// The number of the call of `session` whose it is. Sessions of different calls that end at the same time are closed
+    /// together, but those that start at the same time can end at different ones; so an end is of none.
+    pub(in crate::sql) call: Option<i64>,
 }
 
 impl Bound {
@@ -65,8 +72,9 @@ impl Bound {
             "spaced" => Kind::Spaced(Spacing { slide: number()?, size: number()?, offset: number()? }),
             _ => Kind::Sessions { gap: number()?, keys: number()? as usize },
         };
+        let call = number();
         let unchanged = !field.is_nullable() && written(field.data_type()) == data_type;
-        unchanged.then_some(Self { is_end: bound == "end", of })
+        unchanged.then_some(Self { is_end: bound == "end", of, call })
     }
 
     fn metadata(self, data_type: &DataType) -> HashMap<String, String> {
@@ -76,7 +84,10 @@ impl Bound {
             Kind::Spaced(Spacing { slide, size, offset }) => {
                 format!("spaced {bound} {slide} {size} {offset} {data_type}")
             }
-            Kind::Sessions { gap, keys } => format!("sessions {bound} {gap} {keys} {data_type}"),
+            Kind::Sessions { gap, keys } => {
+                let call = self.call.filter(|_| !self.is_end).map(|call| format!("{call} ")).unwrap_or_default();
+                format!("sessions {bound} {gap} {keys} {call}{data_type}")
+            }
         };
         HashMap::from([(KEY.to_owned(), text)])
     }
@@ -92,10 +103,11 @@ fn written(data_type: &DataType) -> String {
     data_type.to_string().replace(' ', "")
 }
 
-/// Which of the columns it is that the rows of a session share, if it is one as it was.
-pub(in crate::sql) fn shared(field: &Field) -> Option<usize> {
-    let (number, data_type) = field.metadata().get(SHARED)?.split_once(' ')?;
-    (written(field.data_type()) == data_type).then(|| number.parse().ok())?
+/// Which of the columns it is that the rows of a session share, and the number of the call of `session`, if it is one as it was.
+pub(in crate::sql) fn shared(field: &Field) -> Option<(usize, i64)> {
+    let mut parts = field.metadata().get(SHARED)?.splitn(3, ' ');
+    let (number, call) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    (parts.next()? == written(field.data_type())).then_some((number, call))
 }
 
 /// What the field says of windows.
@@ -152,10 +164,12 @@ impl ScalarUDFImpl for SessionKey {
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
-        let (Some(field), Some(Some(number))) = (args.arg_fields.first(), args.scalar_arguments.get(1)) else {
+        let (Some(field), Some([Some(number), Some(call)])) =
+            (args.arg_fields.first(), args.scalar_arguments.get(1..3))
+        else {
             return plan_err!("a session is of a column");
         };
-        let metadata = HashMap::from([(SHARED.to_owned(), format!("{number} {}", written(field.data_type())))]);
+        let metadata = HashMap::from([(SHARED.to_owned(), format!("{number} {call} {}", written(field.data_type())))]);
         Ok(Arc::new(Field::new(SESSION_KEY, field.data_type().clone(), field.is_nullable()).with_metadata(metadata)))
     }
 
@@ -182,11 +196,14 @@ impl ScalarUDFImpl for Bounds {
             Some(Some(ScalarValue::Int64(Some(nanos)))) => Ok(*nanos),
             _ => plan_err!("the size of windows is a constant"),
         };
-        let of = match self.is_of_sessions() {
-            true => Kind::Sessions { gap: constant(1)?, keys: args.arg_fields.len().saturating_sub(2) },
-            false => Kind::Spaced(Spacing { slide: constant(1)?, size: constant(2)?, offset: constant(3)? }),
+        let (of, call) = match self.is_of_sessions() {
+            true => {
+                let keys = args.arg_fields.len().saturating_sub(BEFORE_KEYS);
+                (Kind::Sessions { gap: constant(1)?, keys }, Some(constant(2)?))
+            }
+            false => (Kind::Spaced(Spacing { slide: constant(1)?, size: constant(2)?, offset: constant(3)? }), None),
         };
-        let bound = Bound { is_end: self.is_end, of };
+        let bound = Bound { is_end: self.is_end, of, call };
         let Some(start) = args.arg_fields.first() else { return plan_err!("a window starts somewhere") };
         if self.is_of_sessions() {
             super::starts::whole(start.data_type(), of.size())?;

@@ -31,6 +31,8 @@ impl AnalyzerRule for ForgetMarks {
         let rewritten = plan.transform_up_with_subqueries(|plan| {
             let schema = merge_schema(&plan.inputs());
             let names = NamePreserver::new(&plan);
+            // In windows of windows, rows are of the outer ones.
+            let begins = plan.expressions().iter().any(super::are_begun_in);
             let plan = plan.map_expressions(|expr| {
                 let name = names.save(&expr);
                 let of_marked = |expr: &Expr| expr.to_field(&schema).is_ok_and(|(_, field)| is_marked(&field));
@@ -46,6 +48,10 @@ impl AnalyzerRule for ForgetMarks {
                     };
                     Ok(if is_other { Transformed::yes(forget(expr)) } else { Transformed::no(expr) })
                 })?;
+                let rewritten = match rewritten {
+                    whole if begins && of_marked(&whole.data) => Transformed::yes(forget(whole.data)),
+                    part => part,
+                };
                 Ok(rewritten.update_data(|expr| name.restore(expr)))
             })?;
             match plan.data.recompute_schema()? {
