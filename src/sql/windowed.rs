@@ -2,6 +2,7 @@
 //! each window by itself. That the latter yields what the query says is checked here: whatever puts rows together has to keep
 //! the rows of different windows apart.
 
+mod keys;
 mod panes;
 mod partials;
 
@@ -18,7 +19,8 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::logical_plan::builder::LogicalTableSource;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{
-    Aggregate, Expr, ExprSchemable, Join, LogicalPlan, TableScan, TableScanBuilder, UserDefinedLogicalNode, Window,
+    Aggregate, Expr, ExprSchemable, Join, LogicalPlan, Projection, TableScan, TableScanBuilder, UserDefinedLogicalNode,
+    Window,
 };
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
@@ -95,7 +97,8 @@ fn puts_sessions_into_windows(node: &LogicalPlan) -> bool {
 
 /// What is wrong with the plan of a query whose rows have to stay in their windows.
 pub(super) fn faults(plan: &LogicalPlan, sql: &str) -> Vec<Fault> {
-    let mut look = Look { tokens: parse::tokens(sql), faults: Vec::new(), reads_without: false };
+    let has_sessions = has_sessions(plan);
+    let mut look = Look { tokens: parse::tokens(sql), faults: Vec::new(), reads_without: false, has_sessions };
     look.through(plan, true);
     if look.faults.is_empty() && plan.exists(|node| Ok(puts_sessions_into_windows(node))).unwrap_or(true) {
         look.of_windows_that_close();
@@ -116,6 +119,8 @@ struct Look {
     faults: Vec<Fault>,
     /// Whether rows are read whose window is not known.
     reads_without: bool,
+    /// Whether some of the windows are sessions.
+    has_sessions: bool,
 }
 
 impl Look {
@@ -142,19 +147,31 @@ impl Look {
             LogicalPlan::Aggregate(_) => self.wrong(
                 &["GROUP", "DISTINCT"],
                 "an aggregate over all windows would never be complete",
-                "group by window_start, so that there is one for each window: GROUP BY window_start, …",
+                match self.has_sessions {
+                    false => "group by window_start, so that there is one for each window: GROUP BY window_start, …",
+                    true => {
+                        "group by window_end, or by window_start and all columns of the session, unchanged and of the same \
+                         session(): GROUP BY window_end, …"
+                    }
+                },
             ),
             LogicalPlan::Window(window) if partitions_by_window(window) => {}
             LogicalPlan::Window(_) => self.wrong(
                 &["OVER"],
                 "a window function over all windows would never be complete",
-                "write window_start where it divides the rows: OVER (PARTITION BY window_start …)",
+                match self.has_sessions {
+                    false => "write window_start where it divides the rows: OVER (PARTITION BY window_start …)",
+                    true => "write window_end where it divides the rows: OVER (PARTITION BY window_end …)",
+                },
             ),
             LogicalPlan::Join(join) if joins_by_window(join) => {}
             LogicalPlan::Join(_) => self.wrong(
                 &["JOIN", "EXCEPT", "INTERSECT", "EXISTS"],
                 "a join of rows of different windows would have to keep them for ever",
-                "join windows of one size, by window: ON a.window_start = b.window_start AND …",
+                match self.has_sessions {
+                    false => "join windows of one size, by window: ON a.window_start = b.window_start AND …",
+                    true => "join windows by their ends: ON a.window_end = b.window_end AND …",
+                },
             ),
             LogicalPlan::Sort(_) | LogicalPlan::Limit(_) if last => {}
             LogicalPlan::Sort(_) | LogicalPlan::Limit(_) => self.wrong(
@@ -195,7 +212,7 @@ impl Look {
             expr if is_query(expr) => self.wrong(
                 &[],
                 "a subquery in an expression sees all windows",
-                "compare window_start in its WHERE with that of the row: WHERE inner.window_start = outer.window_start",
+                "compare window_end in its WHERE with that of the row: WHERE inner.window_end = outer.window_end",
             ),
             _ => {}
         }
@@ -230,10 +247,6 @@ fn bounds<'a>(columns: impl IntoIterator<Item = &'a FieldRef>) -> Vec<(usize, Bo
     columns.into_iter().enumerate().filter_map(|(index, field)| Some((index, Bound::of(field)?))).collect()
 }
 
-fn bound(expr: &Expr, schema: &DFSchema) -> Option<Bound> {
-    Bound::of(&expr.to_field(schema).ok()?.1)
-}
-
 fn groups_by_window(aggregate: &Aggregate) -> bool {
     // Groups that have no window in some of the sets have nulls in place of it.
     match aggregate.group_expr.as_slice() {
@@ -250,12 +263,27 @@ fn partitions_by_window(window: &Window) -> bool {
 }
 
 fn joins_by_window(join: &Join) -> bool {
-    join.on.iter().any(|(left, right)| {
-        let bounds = (bound(left, join.left.schema()), bound(right, join.right.schema()));
-        // Windows that start together end together where they are of one size.
-        let (Some(left), Some(right)) = bounds else { return false };
-        let is_spaced = |bound: Bound| matches!(bound.of, Kind::Spaced(_));
-        let end_together = left.is_end || (is_spaced(left) && is_spaced(right) && left.of.size() == right.of.size());
+    let both = |(left, right): &(Expr, Expr)| {
+        let field = |expr: &Expr, schema: &DFSchema| expr.to_field(schema).ok().map(|(_, field)| field);
+        Some((field(left, join.left.schema())?, field(right, join.right.schema())?))
+    };
+    let equal: Vec<(FieldRef, FieldRef)> = join.on.iter().filter_map(both).collect();
+    let shares = |key: (usize, i64)| {
+        let is_it = |field: &FieldRef| windows::shared(field) == Some(key);
+        equal.iter().any(|(left, right)| is_it(left) && is_it(right))
+    };
+    equal.iter().any(|(left, right)| {
+        let (Some(left), Some(right)) = (Bound::of(left), Bound::of(right)) else { return false };
+        let end_together = match (left.of, right.of) {
+            _ if left.is_end || right.is_end => true,
+            // Windows that start together end together where they are of one size, and sessions where they are the same.
+            (Kind::Spaced(left), Kind::Spaced(right)) => left.size == right.size,
+            (Kind::Sessions { keys, .. }, Kind::Sessions { .. }) => {
+                let call = left.call.filter(|_| left.call == right.call);
+                call.is_some_and(|call| (0..keys).all(|key| shares((key, call))))
+            }
+            _ => false,
+        };
         left.is_end == right.is_end && end_together
     })
 }
@@ -274,7 +302,13 @@ pub(super) fn of_plan(
     let mut below = Vec::new();
     let cut = middle.clone().transform_down(|node| match is_leaf(&node) {
         true => {
-            let scan = placeholder(below.len(), &node)?;
+            let schema = Arc::clone(node.schema());
+            let node = keys::with_all(node)?;
+            let mut scan = placeholder(below.len(), &node)?;
+            if node.schema().fields().len() > schema.fields().len() {
+                let columns = schema.iter().map(Expr::from).collect();
+                scan = LogicalPlan::Projection(Projection::try_new_with_schema(columns, Arc::new(scan), schema)?);
+            }
             below.push(node);
             Ok(Transformed::new(scan, true, TreeNodeRecursion::Jump))
         }

@@ -9,6 +9,7 @@ mod bounds;
 mod marks;
 mod starts;
 
+use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use arrow::datatypes::{DataType, IntervalMonthDayNano, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF};
+use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF, lit};
 use datafusion::sql::planner::{PlannerContext, SqlToRel};
 use datafusion::sql::sqlparser::ast::{
     self, FunctionArg, FunctionArgExpr, Ident, ObjectName, Query, Spanned, TableAlias, TableFactor, TableFunctionArgs,
@@ -141,6 +142,18 @@ pub(super) fn is_session_key(call: &ScalarFunction) -> bool {
 pub(super) fn of_session(call: &ScalarFunction) -> Option<&[Expr]> {
     let is_bound = matches!(call.func.name(), bounds::SESSION_START | bounds::SESSION_END);
     call.args.get(bounds::BEFORE_KEYS..).filter(|_| is_bound)
+}
+
+/// The columns of a call that gives a bound of a session, marked as what the rows of the session share.
+pub(super) fn keys_of_session(call: &ScalarFunction) -> Option<Vec<Expr>> {
+    let (columns, number) = (of_session(call)?, call.args.get(bounds::BEFORE_KEYS - 1)?);
+    let key = function(bounds::SESSION_KEY)?;
+    let marked = columns.iter().enumerate().map(|(place, column)| {
+        let arguments = vec![column.clone(), lit(place as i64), number.clone()];
+        Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(key), arguments))
+            .alias(format!("session key {}", place + 1))
+    });
+    Some(marked.collect())
 }
 
 /// Whether it is a call of a function that puts rows into windows.
@@ -273,7 +286,9 @@ impl Replace<'_> {
             }
         };
         let given_way = self.given_way(&input);
-        let keys: Vec<String> = keys.iter().map(|name| Ident::with_quote('"', parse::name(name)).to_string()).collect();
+        let mut named = BTreeSet::new();
+        let keys = keys.iter().map(|name| Ident::with_quote('"', parse::name(name)).to_string());
+        let keys: Vec<String> = keys.filter(|name| named.insert(name.clone())).collect();
         let (columns, first, last) = match windows {
             Windows::Session => {
                 let arguments: String = keys.iter().map(|key| format!(", {key}")).collect();

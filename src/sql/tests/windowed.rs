@@ -88,6 +88,12 @@ const QUERIES: &[&str] = &[
     "SELECT country, window_start, window_end - window_start AS length, amount FROM S WHERE window_end - window_start > INTERVAL '30 seconds'",
     "SELECT country, window_start, at, row_number() OVER (PARTITION BY window_start, country ORDER BY at, amount) AS n FROM S",
     "SELECT a.country, a.window_end, a.n, b.country AS other FROM (SELECT country, window_end, count(*) AS n FROM S GROUP BY country, window_end) a JOIN (SELECT country, window_end FROM S GROUP BY country, window_end) b ON a.window_end = b.window_end",
+    "SELECT window_end, count(*) AS n FROM S GROUP BY window_end",
+    "SELECT window_end, amount FROM S WHERE amount > 2",
+    "SELECT window_end, n FROM (SELECT e AS window_end, count(*) AS n FROM (SELECT window_end AS e, amount FROM S) AS x GROUP BY e) WHERE n > 1",
+    "SELECT a.window_end, a.amount, b.at FROM S a JOIN S b ON a.window_end = b.window_end AND a.amount < b.amount",
+    "WITH per AS (SELECT window_start, country, count(*) AS n FROM S GROUP BY window_start, country) SELECT a.window_start, a.country, b.n FROM per a JOIN per b ON a.window_start = b.window_start AND a.country = b.country",
+    "SELECT window_start, amount FROM S AS o WHERE EXISTS (SELECT 1 FROM S AS i WHERE i.window_end = o.window_end AND i.amount > o.amount)",
     "SELECT DISTINCT window_start, country FROM W WHERE amount > 0",
     "SELECT * FROM (SELECT window_start, country, amount, at, row_number() OVER (PARTITION BY window_start ORDER BY amount DESC NULLS LAST, country, at) AS rank FROM W) WHERE rank <= 2",
     "SELECT window_start, country, n FROM (SELECT *, rank() OVER (PARTITION BY window_start ORDER BY n DESC) AS r FROM (SELECT window_start, country, count(*) AS n FROM H GROUP BY window_start, country)) WHERE r = 1",
@@ -122,7 +128,7 @@ const SESSIONS_IN_BATCH: &str = "(SELECT at, country, amount, price, min(at) OVE
     (SELECT *, CASE WHEN at - lag(at) OVER (PARTITION BY country ORDER BY at) < INTERVAL '20 seconds' THEN 0 ELSE 1 END AS begins FROM sales)))";
 
 fn over(query: &str, [tumble, hop, uneven, sessions]: [&str; 4]) -> String {
-    let query = query.replace("FROM S", &format!("FROM {sessions}"));
+    let query = query.replace("FROM S", &format!("FROM {sessions}")).replace("JOIN S", &format!("JOIN {sessions}"));
     let query = query.replace("FROM G", &format!("FROM {uneven}"));
     query
         .replace("FROM W", &format!("FROM {tumble}"))
@@ -284,8 +290,9 @@ fn whose_sessions_they_are_has_to_be_known_where_rows_are_put_together() {
     let session = "session(sales, at, INTERVAL '20 seconds', country)";
     let all = faults(&format!("SELECT window_start, count(*) AS n FROM {session} GROUP BY window_start"));
     assert_eq!(all.message, "an aggregate over all windows would never be complete");
-    let pruned = faults(&format!("SELECT window_end, count(*) AS n FROM {session} GROUP BY window_end"));
-    assert_eq!(pruned.message, "whose sessions they are is not known where rows are put together");
+    let other = format!("SELECT window_start, upper(country) AS c, count(*) AS n FROM {session} GROUP BY 1, 2");
+    assert!(faults(&other).help.unwrap().contains("all columns of the session, unchanged"));
+    windowed("SELECT window_end, country FROM session(sales, at, INTERVAL '20 seconds', country, country)");
     let unknown = faults("SELECT window_end FROM session(sales, at, INTERVAL '20 seconds', contry)");
     assert_eq!(
         (unknown.message.as_str(), unknown.help.as_deref()),
