@@ -468,3 +468,81 @@ fn windows_say_early_what_they_would_yield_and_their_results_come_last() {
     let keys = scratch.tail("minutes");
     assert!(keys.iter().all(|row| row["key"].as_str().unwrap().starts_with("[\"2024-03-31T")), "{keys:?}");
 }
+
+/// How many visits each session has, by who and its bounds in seconds; it ends so long after the last of them.
+fn sessions_of(visits: &str, gap: i64) -> BTreeMap<(String, i64, i64), i64> {
+    let visits = visits.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut visits: Vec<(String, i64)> =
+        visits.map(|visit| (visit["who"].as_str().unwrap().to_owned(), second(&visit["at"]))).collect();
+    visits.sort();
+    let together = visits.chunk_by(|a, b| a.0 == b.0 && b.1 - a.1 < gap);
+    let of_session = |rows: &[(String, i64)]| {
+        let (first, last) = (rows.first().unwrap(), rows.last().unwrap());
+        ((first.0.clone(), first.1, last.1 + gap), rows.len() as i64)
+    };
+    together.map(of_session).collect()
+}
+
+/// The second of the day.
+fn second(at: &Value) -> i64 {
+    let at = at.as_str().unwrap();
+    let part = |from: usize| at[from..from + 2].parse::<i64>().unwrap();
+    part(11) * 3600 + part(14) * 60 + part(17)
+}
+
+#[test]
+fn sessions_say_early_what_they_are_and_rows_that_come_late_put_them_together() {
+    let pipeline = PIPELINE.split_once("[stages.minutes]").unwrap().0.to_owned()
+        + r#"
+[stages.sessions]
+from = ["known"]
+emit = "on_update"
+late = "correct"
+correct_for = "10m"
+key = ["who"]
+sql = """
+SELECT who, window_start, window_end, count(*) AS visits FROM session(known, at, INTERVAL '20 seconds', who)
+GROUP BY who, window_start, window_end
+"""
+[stages.out]
+from = ["sessions"]
+sink = { kind = "file", path = "out/{partition}.ndjson" }
+"#;
+    let pipeline = pipeline.replace("key = [\"country\"]", "key = [\"who\"]").replace("WHERE country IS NOT NULL", "");
+    let scratch = Scratch::with(&following(&pipeline));
+    // What was said last of each session: it replaces all that was said within its bounds.
+    let said = || {
+        let mut said = BTreeMap::new();
+        let (mut early, mut corrections) = (0, 0);
+        for row in (0..4).flat_map(|file| scratch.ndjson(&format!("out/{file}.ndjson"))) {
+            let (start, end) = (second(&row["window_start"]), second(&row["window_end"]));
+            let who = row["who"].as_str().unwrap().to_owned();
+            said.retain(|(of, from, to), _| !(*of == who && start <= *from && *to <= end));
+            said.insert((who, start, end), row["visits"].as_i64().unwrap());
+            early += u32::from(row["early"] == true);
+            corrections += u32::from(row["correction"] == true);
+        }
+        (said, early, corrections)
+    };
+    let morning = [visits(0..600), visits(3_000..3_600)];
+    scratch.write("in/a.ndjson", &morning[0]);
+    let mut run = Running::start(&mut scratch.command(&["run", "p.toml"]));
+    let written = |file: u32| scratch.path(&format!("out/{file}.ndjson")).metadata().is_ok_and(|file| file.len() > 0);
+    until("something is said early", || (0..4).any(written) || !run.is_running());
+    run.kill();
+    scratch.write("p.toml", &pipeline);
+    scratch.write("in/b.ndjson", &morning[1]);
+    scratch.run().assert_balanced();
+    let (found, early, corrections) = said();
+    assert_eq!(found, sessions_of(&morning.concat(), 20));
+    assert_eq!((found.len(), early > 0, corrections), (100, true, 0));
+
+    // All sessions have closed, and two of each become one.
+    let between = visits(600..3_000);
+    scratch.write("in/c.ndjson", &between);
+    scratch.run().assert_balanced();
+    let (found, _, corrections) = said();
+    assert_eq!(found, sessions_of(&(morning.concat() + &between), 20));
+    assert_eq!((found.len(), corrections > 0), (50, true));
+    assert_eq!(scratch.dead_letters(), Vec::<Value>::new());
+}
