@@ -67,7 +67,9 @@ fn name_fault(error: &DataFusionError, context: &Context<'_>) -> Option<Fault> {
     let (message, name, candidates) = match error {
         DataFusionError::SchemaError(inner, _) => match inner.as_ref() {
             SchemaError::FieldNotFound { field, valid_fields } => {
-                let names: Vec<&str> = valid_fields.iter().map(Column::name).collect();
+                // What begins like that is in the query that a call in FROM stands for.
+                let names = valid_fields.iter().map(Column::name).filter(|name| !name.starts_with('$'));
+                let names: Vec<&str> = names.collect();
                 (format!("there is no column `{}`", field.name()), field.name().to_owned(), names)
             }
             _ => return None,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
+use indicatif::DecimalBytes;
 use tokio::task::{JoinError, JoinHandle};
 
 use crate::bus::{self, Commit, Gap, Lease, Micros, Outgoing, Positions, TopicPartition};
@@ -76,11 +77,11 @@ pub enum Error {
     },
     /// Its open windows would take more memory than they may.
     #[error(
-        "its open windows take {} MB of memory, and may take {} MB: raise state_limit in the stage; close windows earlier, with \
+        "its open windows take {} of memory, and may take {}: raise state_limit in the stage; close windows earlier, with \
              a smaller out_of_orderness where event_time is set; or divide the rows among more partitions. It goes on from its last \
              commit then",
-        .bytes / 1_000_000,
-        .limit / 1_000_000
+        DecimalBytes(*.bytes as u64),
+        DecimalBytes(*.limit as u64)
     )]
     StateLimit {
         /// Bytes that they take.

@@ -298,6 +298,8 @@ fn whose_sessions_they_are_has_to_be_known_where_rows_are_put_together() {
         (unknown.message.as_str(), unknown.help.as_deref()),
         ("there is no column `contry`", Some("did you mean `country`?"))
     );
+    let other = faults("SELECT window_end FROM session(sales, at, INTERVAL '20 seconds', nothing)");
+    assert_eq!(other.help.as_deref(), Some("there are `at`, `country`, `amount`, `price`"));
     let none = faults("SELECT window_end FROM session(sales, at, 20)");
     assert_eq!(none.message, "this is no interval");
     // Without a column, all rows have their sessions together.
