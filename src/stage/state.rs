@@ -1,14 +1,18 @@
 //! What open windows hold, on `.private.state`: with each commit what has come into them, and now and then, a little with each
 //! commit, all of it, so that what is before that is needed no longer.
 //!
-//! A message is a chunk of what a leaf of the query keeps, as an Arrow IPC stream, or a part of one that is too large for a
-//! message. Messages are numbered without gaps, and a checkpoint says from which number to which they are its state.
+//! A message is a chunk of what a leaf of the query keeps, as an Arrow IPC stream in which a column with the same value throughout
+//! is one run, or a part of such a stream that is too large for a message. Messages are numbered without gaps, and a checkpoint says from which number to which they are its state.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::arrow::record_batch::RecordBatch;
+use ::arrow::array::{Array, ArrayRef, Int32Array, RunArray};
+use ::arrow::compute::cast;
+use ::arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Schema};
+use ::arrow::error::ArrowError;
+use ::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use bytes::BytesMut;
 
 use crate::bus::{self, Bus, Channel, Limit, Log, Message, Outgoing, Record, TopicPartition};
@@ -157,7 +161,7 @@ impl StateLog {
 
     /// Makes messages of a chunk, and gives their bytes.
     fn put(&mut self, chunk: &Chunk, snapshot: Option<u64>, to: &mut Vec<Outgoing>) -> Result<u64, TaskError> {
-        let mut value = arrow::encode(&chunk.rows)?;
+        let mut value = arrow::encode(&shortened(&chunk.rows)?)?;
         let bytes = value.len() as u64;
         let leaf = chunk.leaf.to_string();
         loop {
@@ -268,6 +272,53 @@ fn damaged(at: &TopicPartition, what: &str) -> TaskError {
     TaskError::State { partition: at.clone(), what: what.to_owned() }
 }
 
+/// The rows with each column that has the same number or time throughout, as the bounds of a window are, as one run.
+fn shortened(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    changed(rows, |field, column| {
+        let data = column.to_data();
+        let width = data.data_type().primitive_width()?;
+        let range = data.offset() * width..(data.offset() + data.len()) * width;
+        let values = data.buffers().first()?.get(range)?;
+        let is_same =
+            data.len() > 1 && data.null_count() == 0 && values.get(width..)? == values.get(..values.len() - width)?;
+        if !is_same {
+            return None;
+        }
+        let ends = Int32Array::from(vec![i32::try_from(data.len()).ok()?]);
+        Some(RunArray::<Int32Type>::try_new(&ends, &column.slice(0, 1)).map(|run| {
+            let run: ArrayRef = Arc::new(run);
+            (field.as_ref().clone().with_data_type(run.data_type().clone()), run)
+        }))
+    })
+}
+
+/// The rows with columns as they were.
+fn lengthened(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    changed(rows, |field, column| {
+        let DataType::RunEndEncoded(_, values) = column.data_type() else { return None };
+        let data_type = values.data_type();
+        Some(cast(column, data_type).map(|column| (field.as_ref().clone().with_data_type(data_type.clone()), column)))
+    })
+}
+
+/// The rows with other columns in place of some.
+fn changed(
+    rows: &RecordBatch,
+    other: impl Fn(&FieldRef, &ArrayRef) -> Option<Result<(Field, ArrayRef), ArrowError>>,
+) -> Result<RecordBatch, ArrowError> {
+    let (mut fields, mut columns) = (Vec::new(), Vec::new());
+    for (field, column) in rows.schema_ref().fields().iter().zip(rows.columns()) {
+        let (field, column) = match other(field, column) {
+            Some(other) => other.map(|(field, column)| (Arc::new(field), column))?,
+            None => (field.clone(), column.clone()),
+        };
+        fields.push(field);
+        columns.push(column);
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
+}
+
 fn pieces(chunk: Chunk, piece_rows: usize) -> Vec<Chunk> {
     let rows = chunk.rows.num_rows();
     let piece = |start| Chunk { leaf: chunk.leaf, rows: chunk.rows.slice(start, piece_rows.min(rows - start)) };
@@ -358,7 +409,9 @@ impl Chunks {
             return Ok(());
         }
         let whole = if self.begun.is_empty() { value } else { self.begun.split().freeze() };
-        let rows = arrow::decode(whole).map_err(|error| format!("offset {} is damaged: {error}", message.offset))?;
+        let damaged = |error: &dyn std::fmt::Display| format!("offset {} is damaged: {error}", message.offset);
+        let rows = arrow::decode(whole).map_err(|error| damaged(&error))?;
+        let rows = lengthened(&rows).map_err(|error| damaged(&error))?;
         let leaf = number(message, LEAF).ok_or_else(|| format!("offset {} is of no leaf", message.offset))?;
         self.read.push(Chunk { leaf: leaf as usize, rows });
         Ok(())

@@ -188,3 +188,20 @@ async fn what_was_written_stays_readable() {
     let refused = read(&Memory::new(), &state().partition(0), &later, &mut restored).await.unwrap_err();
     assert!(refused.to_string().contains("of version 2, and this program reads version 1"), "{refused}");
 }
+
+proptest! {
+    #[test]
+    fn columns_that_are_the_same_throughout_are_written_as_one_run_and_read_as_they_were(
+        values in proptest::collection::vec((0_i64..2, 0_u8..3), 0..9), first in 0_usize..4,
+    ) {
+        let batch = rows(&values);
+        let batch = batch.slice(first.min(batch.num_rows()), batch.num_rows().saturating_sub(first));
+        let short = shortened(&batch).unwrap();
+        let is_run = |column: usize| matches!(short.column(column).data_type(), DataType::RunEndEncoded(..));
+        let left = values.get(first..).unwrap_or_default();
+        let is_same = |of: fn(&(i64, u8)) -> i64| left.len() > 1 && left.iter().all(|it| of(it) == of(&left[0]));
+        prop_assert_eq!([0, 1, 2].map(is_run), [is_same(|it| it.0), false, is_same(|it| i64::from(it.1))]);
+        let read = arrow::decode(arrow::encode(&short).unwrap()).unwrap();
+        prop_assert_eq!(lengthened(&read).unwrap(), batch);
+    }
+}
