@@ -1,6 +1,6 @@
-//! Every metric: its name, its unit, and what it means. Those of tasks carry the labels `pipeline`, `stage` and `task`,
-//! those of topics `topic` and `partition`.
+//! Every metric: its name, type, unit and labels, and what it means. `docs/metrics.md` is made of this.
 
+use std::fmt;
 use std::sync::Arc;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
@@ -10,108 +10,136 @@ use crate::bus::{Extent, TopicPartition};
 use crate::telemetry::Health;
 use crate::topology::Stage;
 
-/// A metric's name, unit and help.
+/// A metric, but for its values.
 struct Definition {
     name: &'static str,
+    kind: Kind,
     unit: Unit,
+    /// None has more values than there are partitions.
+    labels: &'static [&'static str],
     help: &'static str,
 }
 
-const ROWS_IN: Definition =
-    Definition { name: "fidelio_rows_in_total", unit: Unit::Count, help: "Rows that came in and were committed." };
-const ROWS_OUT: Definition = Definition {
-    name: "fidelio_rows_out_total",
-    unit: Unit::Count,
-    help: "Rows that were published, or written by a sink.",
-};
-const FILTERED: Definition = Definition {
-    name: "fidelio_rows_filtered_total",
-    unit: Unit::Count,
-    help: "Rows that came in and have no result, as the query wants it.",
-};
-const EXPANDED: Definition = Definition {
-    name: "fidelio_rows_expanded_total",
-    unit: Unit::Count,
-    help: "Results beyond the first of a row that came in.",
-};
-const DEAD_LETTERED: Definition = Definition {
-    name: "fidelio_rows_dead_lettered_total",
-    unit: Unit::Count,
-    help: "Rows that came in and became dead letters.",
-};
-const ABSORBED: Definition = Definition {
-    name: "fidelio_rows_absorbed_total",
-    unit: Unit::Count,
-    help: "Rows that came in and went into windows, which yield their results when they close.",
-};
-const EMITTED: Definition = Definition {
-    name: "fidelio_rows_emitted_total",
-    unit: Unit::Count,
-    help: "Rows that windows yielded when they closed.",
-};
-const STATE: Definition = Definition {
-    name: "fidelio_state_bytes",
-    unit: Unit::Bytes,
-    help: "Bytes of memory that the open windows of the task take.",
-};
-const STATE_LIMIT: Definition = Definition {
-    name: "fidelio_state_limit_bytes",
-    unit: Unit::Bytes,
-    help: "Bytes of memory that the open windows of the task may take; it stops before they take more.",
-};
-const WATERMARK: Definition = Definition {
-    name: "fidelio_watermark_timestamp_seconds",
-    unit: Unit::Seconds,
-    help: "The event time up to which the task has said that it is through, as seconds since the Unix epoch.",
-};
-const FOREIGN: Definition = Definition {
-    name: "fidelio_rows_foreign_total",
-    unit: Unit::Count,
-    help: "Rows that came in and that the owner of their topic did not publish; they are dead letters.",
-};
-const EVENTS: Definition =
-    Definition { name: "fidelio_events_total", unit: Unit::Count, help: "Domain events that were published." };
-const COMMITS: Definition =
-    Definition { name: "fidelio_commits_total", unit: Unit::Count, help: "Commits of the task." };
-const GONE: Definition = Definition {
-    name: "fidelio_messages_gone_total",
-    unit: Unit::Count,
-    help: "Messages that were gone before the task could read them, at most, where the pipeline goes on then.",
-};
-const LAG: Definition = Definition {
-    name: "fidelio_lag_seconds",
-    unit: Unit::Seconds,
-    help: "From the arrival of a step's oldest row in the pipeline to the commit of the step, a sample a commit.",
-};
-const LAST_COMMIT: Definition = Definition {
-    name: "fidelio_last_commit_timestamp_seconds",
-    unit: Unit::Seconds,
-    help: "When the task committed last, as seconds since the Unix epoch.",
-};
-const UP: Definition = Definition {
-    name: "fidelio_task_running",
-    unit: Unit::Count,
-    help: "1 while the task runs; 0 once it has ended, and while it waits to go on after a failure.",
-};
-const RESTARTS: Definition = Definition {
-    name: "fidelio_task_restarts_total",
-    unit: Unit::Count,
-    help: "How often the task has failed and gone on from its last commit.",
-};
-const BUS_UP: Definition =
-    Definition { name: "fidelio_bus_up", unit: Unit::Count, help: "1 while the bus answers, 0 while it does not." };
-const FIRST_OFFSET: Definition = Definition {
-    name: "fidelio_topic_first_offset",
-    unit: Unit::Count,
-    help: "The oldest offset that can be read; messages before it are deleted, or replaced by later ones.",
-};
-const END_OFFSET: Definition = Definition {
-    name: "fidelio_topic_end_offset",
-    unit: Unit::Count,
-    help: "The offset that the next message gets: how many messages were ever published.",
-};
+impl Definition {
+    /// The metric of which the labels have these values.
+    fn key(&self, values: &[String]) -> Key {
+        let label = |(name, value): (&&'static str, &String)| Label::new(*name, value.clone());
+        Key::from_parts(self.name, self.labels.iter().zip(values).map(label).collect::<Vec<_>>())
+    }
+}
 
-const COUNTERS: [&Definition; 12] = [
+/// What Prometheus calls its type.
+#[derive(Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        })
+    }
+}
+
+/// Of a task.
+const TASK: &[&str] = &["pipeline", "stage", "task"];
+/// Of a partition of a topic.
+const PARTITION: &[&str] = &["topic", "partition"];
+/// Of the process.
+const PROCESS: &[&str] = &[];
+
+/// Something that a task has counted since the process began.
+const fn counter(name: &'static str, help: &'static str) -> Definition {
+    Definition { name, kind: Kind::Counter, unit: Unit::Count, labels: TASK, help }
+}
+
+const fn gauge(name: &'static str, unit: Unit, labels: &'static [&'static str], help: &'static str) -> Definition {
+    Definition { name, kind: Kind::Gauge, unit, labels, help }
+}
+
+/// Times of a task.
+const fn histogram(name: &'static str, help: &'static str) -> Definition {
+    Definition { name, kind: Kind::Histogram, unit: Unit::Seconds, labels: TASK, help }
+}
+
+const ROWS_IN: Definition = counter("fidelio_rows_in_total", "Rows that came in and were committed.");
+const ROWS_OUT: Definition = counter("fidelio_rows_out_total", "Rows that were published, or written by a sink.");
+const FILTERED: Definition =
+    counter("fidelio_rows_filtered_total", "Rows that came in and have no result, as the query wants it.");
+const EXPANDED: Definition = counter("fidelio_rows_expanded_total", "Results beyond the first of a row that came in.");
+const DEAD_LETTERED: Definition =
+    counter("fidelio_rows_dead_lettered_total", "Rows that came in and became dead letters.");
+const ABSORBED: Definition = counter(
+    "fidelio_rows_absorbed_total",
+    "Rows that came in and went into windows, which yield their results when they close.",
+);
+const EMITTED: Definition = counter("fidelio_rows_emitted_total", "Rows that windows yielded when they closed.");
+const STATE: Definition =
+    gauge("fidelio_state_bytes", Unit::Bytes, TASK, "Bytes of memory that the open windows of the task take.");
+const STATE_LIMIT: Definition = gauge(
+    "fidelio_state_limit_bytes",
+    Unit::Bytes,
+    TASK,
+    "Bytes of memory that the open windows of the task may take; it stops before they take more.",
+);
+const WATERMARK: Definition = gauge(
+    "fidelio_watermark_timestamp_seconds",
+    Unit::Seconds,
+    TASK,
+    "The event time up to which the task has said that it is through, as seconds since the Unix epoch.",
+);
+const FOREIGN: Definition = counter(
+    "fidelio_rows_foreign_total",
+    "Rows that came in and that the owner of their topic did not publish; they are dead letters.",
+);
+const EVENTS: Definition = counter("fidelio_events_total", "Domain events that were published.");
+const COMMITS: Definition = counter("fidelio_commits_total", "Commits of the task.");
+const GONE: Definition = counter(
+    "fidelio_messages_gone_total",
+    "Messages that were gone before the task could read them, at most, where the pipeline goes on then.",
+);
+const LAG: Definition = histogram(
+    "fidelio_lag_seconds",
+    "From the arrival of a step's oldest row in the pipeline to the commit of the step, a sample a commit.",
+);
+const LAST_COMMIT: Definition = gauge(
+    "fidelio_last_commit_timestamp_seconds",
+    Unit::Seconds,
+    TASK,
+    "When the task committed last, as seconds since the Unix epoch.",
+);
+const UP: Definition = gauge(
+    "fidelio_task_running",
+    Unit::Count,
+    TASK,
+    "1 while the task runs; 0 once it has ended, and while it waits to go on after a failure.",
+);
+const RESTARTS: Definition =
+    counter("fidelio_task_restarts_total", "How often the task has failed and gone on from its last commit.");
+const BUS_UP: Definition =
+    gauge("fidelio_bus_up", Unit::Count, PROCESS, "1 while the bus answers, 0 while it does not.");
+const FIRST_OFFSET: Definition = gauge(
+    "fidelio_topic_first_offset",
+    Unit::Count,
+    PARTITION,
+    "The oldest offset that can be read; messages before it are deleted, or replaced by later ones.",
+);
+const END_OFFSET: Definition = gauge(
+    "fidelio_topic_end_offset",
+    Unit::Count,
+    PARTITION,
+    "The offset that the next message gets: how many messages were ever published.",
+);
+const BUILD_INFO: Definition =
+    gauge("fidelio_build_info", Unit::Count, &["version"], "1; the label says which version of Fidelio it is.");
+
+/// All of them, in the order in which they are documented.
+const ALL: [&Definition; 22] = [
     &ROWS_IN,
     &ROWS_OUT,
     &FILTERED,
@@ -119,14 +147,22 @@ const COUNTERS: [&Definition; 12] = [
     &DEAD_LETTERED,
     &ABSORBED,
     &EMITTED,
+    &STATE,
+    &STATE_LIMIT,
+    &WATERMARK,
     &FOREIGN,
     &EVENTS,
     &COMMITS,
-    &RESTARTS,
     &GONE,
+    &LAG,
+    &LAST_COMMIT,
+    &UP,
+    &RESTARTS,
+    &BUS_UP,
+    &FIRST_OFFSET,
+    &END_OFFSET,
+    &BUILD_INFO,
 ];
-const GAUGES: [&Definition; 8] =
-    [&LAST_COMMIT, &UP, &STATE, &STATE_LIMIT, &WATERMARK, &BUS_UP, &FIRST_OFFSET, &END_OFFSET];
 
 /// Upper bounds of the lag histogram's buckets, in seconds.
 const LAG_BUCKETS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
@@ -168,13 +204,16 @@ impl Default for Registry {
         // Only an empty list of buckets is refused.
         let builder = PrometheusBuilder::new().set_buckets(&LAG_BUCKETS).unwrap_or_default();
         let recorder = builder.build_recorder();
-        for counter in COUNTERS {
-            recorder.describe_counter(KeyName::from_const_str(counter.name), Some(counter.unit), counter.help.into());
+        for Definition { name, kind, unit, help, .. } in ALL {
+            let (name, unit, help) = (KeyName::from_const_str(name), Some(*unit), (*help).into());
+            match kind {
+                Kind::Counter => recorder.describe_counter(name, unit, help),
+                Kind::Gauge => recorder.describe_gauge(name, unit, help),
+                Kind::Histogram => recorder.describe_histogram(name, unit, help),
+            }
         }
-        for gauge in GAUGES {
-            recorder.describe_gauge(KeyName::from_const_str(gauge.name), Some(gauge.unit), gauge.help.into());
-        }
-        recorder.describe_histogram(KeyName::from_const_str(LAG.name), Some(LAG.unit), LAG.help.into());
+        let build = BUILD_INFO.key(&[env!("CARGO_PKG_VERSION").to_owned()]);
+        recorder.register_gauge(&build, &METADATA).set(1.0);
         let handle = recorder.handle();
         Self { recorder, handle, health: Arc::default() }
     }
@@ -197,25 +236,20 @@ impl Registry {
     }
 
     pub(super) fn partition(&self, of: &TopicPartition, extent: Extent) {
-        let labels =
-            vec![Label::new("topic", of.topic.as_str().to_owned()), Label::new("partition", of.partition.to_string())];
+        let labels = [of.topic.as_str().to_owned(), of.partition.to_string()];
         for (definition, offset) in [(&FIRST_OFFSET, extent.start), (&END_OFFSET, extent.end)] {
-            let key = Key::from_parts(definition.name, labels.clone());
+            let key = definition.key(&labels);
             self.recorder.register_gauge(&key, &METADATA).set(offset as f64);
         }
     }
 
     pub(super) fn bus(&self, up: bool) {
-        self.recorder.register_gauge(&Key::from_name(BUS_UP.name), &METADATA).set(f64::from(u8::from(up)));
+        self.recorder.register_gauge(&BUS_UP.key(&[]), &METADATA).set(f64::from(u8::from(up)));
     }
 
     pub(super) fn task(&self, pipeline: &str, stage: &Stage, task: u32) -> TaskMetrics {
-        let labels = vec![
-            Label::new("pipeline", pipeline.to_owned()),
-            Label::new("stage", stage.name.to_string()),
-            Label::new("task", task.to_string()),
-        ];
-        let key = |definition: &Definition| Key::from_parts(definition.name, labels.clone());
+        let labels = [pipeline.to_owned(), stage.name.to_string(), task.to_string()];
+        let key = |definition: &Definition| definition.key(&labels);
         let counter = |definition: &Definition| self.recorder.register_counter(&key(definition), &METADATA);
         let gauge = |definition: &Definition| self.recorder.register_gauge(&key(definition), &METADATA);
         TaskMetrics {
@@ -237,6 +271,50 @@ impl Registry {
             // What a task does not have is not shown as nothing.
             state: stage.is_windowed().then(|| [gauge(&STATE), gauge(&STATE_LIMIT)]),
             watermark: stage.is_heard.then(|| gauge(&WATERMARK)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const DOCUMENTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+
+    /// The table of all metrics, as it is in the documentation.
+    fn table() -> String {
+        let row = |of: &&Definition| {
+            let Definition { name, kind, unit, labels, help } = of;
+            let labels: Vec<String> = labels.iter().map(|label| format!("`{label}`")).collect();
+            format!("| `{name}` | {kind} | {} | {} | {help} |\n", unit.as_str(), labels.join(", "))
+        };
+        let rows: String = ALL.iter().map(row).collect();
+        format!("| name | type | unit | labels | meaning |\n| --- | --- | --- | --- | --- |\n{rows}")
+    }
+
+    #[test]
+    fn every_metric_is_documented() {
+        let text = std::fs::read_to_string(DOCUMENTED).unwrap();
+        let (before, rest) = text.split_once("| name |").unwrap();
+        let (_, after) = rest.split_once("\n\n").unwrap();
+        let expected = format!("{before}{}\n{after}", table());
+        if std::env::var_os("FIDELIO_DOCUMENT").is_some() {
+            std::fs::write(DOCUMENTED, &expected).unwrap();
+        }
+        assert_eq!(text, expected, "FIDELIO_DOCUMENT=1 writes the table of docs/metrics.md anew");
+    }
+
+    #[test]
+    fn names_say_what_they_count_as_prometheus_wants_it() {
+        let names: BTreeSet<&str> = ALL.iter().map(|of| of.name).collect();
+        assert_eq!(names.len(), ALL.len());
+        for Definition { name, kind, unit, help, .. } in ALL {
+            assert_eq!(name.ends_with("_total"), matches!(kind, Kind::Counter), "{name}");
+            assert_eq!(name.ends_with("_bytes"), matches!(unit, Unit::Bytes), "{name}");
+            assert_eq!(name.ends_with("_seconds"), matches!(unit, Unit::Seconds), "{name}");
+            assert!(name.starts_with("fidelio_") && help.ends_with('.'), "{name}");
         }
     }
 }

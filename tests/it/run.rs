@@ -313,6 +313,12 @@ fn a_running_worker_is_seen_over_http_and_beside_it() {
         assert!(metrics.contains(expected), "no {expected} in\n{metrics}");
     }
 
+    let documented = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
+    for line in metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        assert!(documented.contains(&format!("| `{name}` | {kind} | ")), "{line}");
+    }
+
     let second = scratch.fidelio(&["run", "p.toml"]);
     assert_eq!(second.status.code(), Some(1));
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
