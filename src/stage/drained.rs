@@ -70,6 +70,7 @@ impl Drained {
                     let Hidden { at, since } =
                         hidden.insert(same.unwrap_or_else(|| Hidden { at, since: Instant::now() }));
                     let (partition, offset) = at.clone();
+                    tracing::debug!(%partition, offset, "a transaction hides what was written");
                     return if since.elapsed() < HANGING {
                         Ok(false)
                     } else {

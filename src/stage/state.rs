@@ -1,8 +1,9 @@
 //! What open windows hold, on `.private.state`: with each commit what has come into them, and now and then, a little with each
 //! commit, all of it, so that what is before that is needed no longer.
 //!
-//! A message is a chunk of what a leaf of the query keeps, as an Arrow IPC stream in which a column with the same value throughout
-//! is one run, or a part of such a stream that is too large for a message. Messages are numbered without gaps, and a checkpoint says from which number to which they are its state.
+//! A message is a chunk of what a leaf of the query keeps, as an Arrow IPC stream in which a column with the same value
+//! throughout is one run, or a part of such a stream that is too large for a message. Messages are numbered without gaps, and
+//! a checkpoint says from which number to which they are its state.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -344,10 +344,7 @@ fn overtaken(
 fn checkpoint(shared: &Shared, at: &TopicPartition) -> Result<Option<Message>> {
     let (started, first) = (Instant::now(), shared.extent(at)?.end);
     loop {
-        let (last, end) = (shared.uncommitted_end(at)?, shared.extent(at)?.end);
-        if last == end {
-            return reader::last(shared, at);
-        }
+        let Some(end) = shared.undecided(at)? else { return reader::last(shared, at) };
         if end != first {
             let detail = format!("somebody else writes to {at}");
             return Err(Error::Broker { action: "looking for a checkpoint", detail, passing: true });

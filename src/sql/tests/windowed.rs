@@ -8,7 +8,7 @@ use datafusion::prelude::SessionContext;
 use proptest::collection::vec;
 
 use super::*;
-use crate::operator::{Nanos, Windowed};
+use crate::operator::{Absorbed, Nanos, Windowed};
 
 const SECOND: i64 = 1_000_000_000;
 
@@ -41,6 +41,14 @@ fn windowed(sql: &str) -> Windowed {
     let query = Engine::new().plan(sql, &[("sales", sales_schema())]).map_err(|faults| format!("{sql}: {faults:?}"));
     let Answer::Windows(windowed) = query.unwrap().answer() else { panic!("{sql} is evaluated window by window") };
     *windowed
+}
+
+/// Takes in rows, and takes down which of them are not late.
+fn absorb(operator: &mut Windowed, rows: &[Sale], on_time: &mut Vec<Sale>) -> Absorbed {
+    let absorbed = operator.absorb(0, &sales(rows)).unwrap();
+    let late = |row: usize| absorbed.rejects.iter().any(|reject| reject.row == row && reject.class == Class::Late);
+    on_time.extend(rows.iter().enumerate().filter(|(row, _)| !late(*row)).map(|(_, sale)| *sale));
+    absorbed
 }
 
 /// What the windows yield, line by line.
@@ -160,10 +168,8 @@ proptest! {
             let (rows, watermark) = cuts.next().unwrap();
             let (now, later) = rest.split_at(rest.len().min(*rows));
             rest = later;
-            let absorbed = operator.absorb(0, &sales(now)).unwrap();
+            let absorbed = absorb(&mut operator, now, &mut on_time);
             prop_assert_eq!(absorbed.rejects.len() as u64 + absorbed.filtered + absorbed.absorbed, now.len() as u64);
-            let late = |row: usize| absorbed.rejects.iter().any(|reject| reject.row == row && reject.class == Class::Late);
-            on_time.extend(now.iter().enumerate().filter(|(row, _)| !late(*row)).map(|(_, sale)| *sale));
             found.extend(closed(&mut operator, Some(*watermark)));
         }
         found.extend(closed(&mut operator, None));
@@ -358,9 +364,7 @@ proptest! {
             let (rows, watermark) = cuts.next().unwrap();
             let (now, later) = rest.split_at(rest.len().min(*rows));
             rest = later;
-            let absorbed = operator.absorb(0, &sales(now)).unwrap();
-            let late = |row: usize| absorbed.rejects.iter().any(|reject| reject.row == row && reject.class == Class::Late);
-            on_time.extend(now.iter().enumerate().filter(|(row, _)| !late(*row)).map(|(_, sale)| *sale));
+            absorb(&mut operator, now, &mut on_time);
             take(operator.correct().unwrap().into_iter().map(|closed| closed.results).collect(), true);
             let closed = operator.close(Some(Nanos::from(watermark * SECOND))).unwrap();
             take(closed.into_iter().map(|closed| closed.results).collect(), false);
@@ -427,9 +431,7 @@ proptest! {
             let (rows, watermark) = cuts.next().unwrap();
             let (now, later) = rest.split_at(rest.len().min(*rows));
             rest = later;
-            let absorbed = operator.absorb(0, &sales(now)).unwrap();
-            let late = |row: usize| absorbed.rejects.iter().any(|reject| reject.row == row && reject.class == Class::Late);
-            on_time.extend(now.iter().enumerate().filter(|(row, _)| !late(*row)).map(|(_, sale)| *sale));
+            absorb(&mut operator, now, &mut on_time);
             take(operator.correct().unwrap().into_iter().map(|closed| closed.results).collect(), [false, true]);
             take(operator.close(Some(Nanos::from(watermark * SECOND))).unwrap().into_iter().map(|closed| closed.results).collect(), [false, false]);
             let found = take(operator.early().unwrap().into_iter().map(|closed| closed.results).collect(), [true, false]);

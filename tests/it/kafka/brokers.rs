@@ -160,7 +160,8 @@ fn a_run_does_not_end_well_while_what_it_has_written_is_hidden_behind_a_transact
     let expected = undisturbed.run();
     let scratch = scratch("hidden", Some(&broker()), rows);
     let complete = written_bytes(&undisturbed);
-    let mut worker = Running::start(&mut scratch.command(&["run", "p.toml", "--json"]));
+    let mut command = scratch.command(&["run", "p.toml", "--json"]);
+    let mut worker = Running::start(command.env("FIDELIO_LOG", "fidelio::stage::drained=debug"));
     until("something is written", || written_bytes(&scratch) > 0);
     let checkpoints = results_of(&scratch, "priced").replace(".results", ".private.checkpoint");
     let other: BaseProducer = ClientConfig::new()
@@ -174,8 +175,10 @@ fn a_run_does_not_end_well_while_what_it_has_written_is_hidden_behind_a_transact
     other.send(BaseRecord::to(&checkpoints).partition(0).key("somebody").payload("{}")).unwrap();
     other.flush(PATIENCE).unwrap();
     until("all is written", || written_bytes(&scratch) == complete || !worker.is_running());
-    // Longer than it takes to see that all is done: it would end meanwhile.
-    std::thread::sleep(Duration::from_secs(15));
+    // More often than it has to look as if all were over.
+    for _ in 0..6 {
+        worker.wait_for_log("a transaction hides what was written");
+    }
     assert!(worker.is_running());
     if long() {
         worker.wait_for_log("has lost sight of");
