@@ -249,8 +249,20 @@ pub const HANGING: Duration = Duration::from_secs(150);
 
 /// The rows of messages with these offsets, which are read.
 async fn read_rows<L: Log + ?Sized>(log: &L, from: &TopicPartition, offsets: Range<u64>) -> Result<u64> {
+    let mut rows = 0;
+    scan(log, from, offsets, &mut |message| rows += u64::from(message.record.rows)).await?;
+    Ok(rows)
+}
+
+/// Reads the messages with these offsets, as far as they are there, in order.
+pub(crate) async fn scan<L: Log + ?Sized>(
+    log: &L,
+    from: &TopicPartition,
+    offsets: Range<u64>,
+    each: &mut (dyn FnMut(&Message) + Send),
+) -> Result<()> {
     const LIMIT: Limit = Limit { rows: 1 << 16, bytes: 8 << 20 };
-    let (mut rows, mut next) = (0, offsets.start);
+    let mut next = offsets.start;
     while next < offsets.end {
         let messages = match log.read(from, next, LIMIT, Duration::ZERO).await {
             // Retention has gone on meanwhile.
@@ -262,10 +274,9 @@ async fn read_rows<L: Log + ?Sized>(log: &L, from: &TopicPartition, offsets: Ran
         };
         let Some(last) = messages.last() else { break };
         next = last.offset + 1;
-        let counted = messages.iter().filter(|message| message.offset < offsets.end);
-        rows += counted.map(|message| u64::from(message.record.rows)).sum::<u64>();
+        messages.iter().filter(|message| message.offset < offsets.end).for_each(&mut *each);
     }
-    Ok(rows)
+    Ok(())
 }
 
 /// A bus, as a worker uses it.

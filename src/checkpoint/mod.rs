@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bus::{Micros, Positions, Topic, TopicPartition};
 use crate::connector::Position;
-use crate::fidelity::{Counts, Said, is_zero};
+use crate::fidelity::{Counts, Entry, Said, is_zero};
 
 /// The version of the shape below. A checkpoint of another version is refused.
 const VERSION: u32 = 2;
@@ -37,6 +37,12 @@ pub struct Checkpoint {
     pub clock: Clock,
     /// What its open windows hold, where it has windows.
     pub windows: Option<Windows>,
+    /// What became of rows, as far as it has not said so yet.
+    pub book: Vec<Entry>,
+    /// How often it has said what became of rows.
+    pub pages: u64,
+    /// Up to when it has said something of minutes before they were final.
+    pub early: Option<Micros>,
 }
 
 /// The event time of a task.
@@ -174,6 +180,12 @@ struct Written {
     clock: Clock,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     windows: Option<Windows>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    book: Vec<Entry>,
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pages: u64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    early: Option<Micros>,
 }
 
 impl fmt::Display for Shape {
@@ -209,6 +221,9 @@ impl Checkpoint {
             sink: self.sink.clone(),
             clock: self.clock.clone(),
             windows: self.windows.clone(),
+            book: self.book.clone(),
+            pages: self.pages,
+            early: self.early,
         };
         serde_json::to_vec(&written).map(Bytes::from).map_err(|error| Error::Damaged(error.to_string()))
     }
@@ -254,6 +269,9 @@ impl Checkpoint {
             sink: written.sink,
             clock: written.clock,
             windows: written.windows,
+            book: written.book,
+            pages: written.pages,
+            early: written.early,
         })
     }
 }
@@ -261,6 +279,7 @@ impl Checkpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fidelity::{Minute, Tally};
     use proptest::prelude::*;
 
     #[test]
@@ -273,6 +292,7 @@ mod tests {
                 filtered: 1,
                 expanded: 0,
                 dead_lettered: 1,
+                late: 0,
                 absorbed: 8,
                 emitted: 7,
                 events: 2,
@@ -296,8 +316,15 @@ mod tests {
                 closed: Some("-60".into()),
                 keeps: vec!["(a text)".into()],
             }),
+            book: vec![Entry {
+                minute: Minute::new(0),
+                from: Some("b".into()),
+                tally: Tally { counts: Counts { rows_in: 5, ..Counts::default() }, shifted: -5 },
+            }],
+            pages: 3,
+            early: Some(60_000_000),
         };
-        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"expanded":0,"dead_lettered":1,"absorbed":8,"emitted":7,"events":2,"foreign":1},"missed":4,"gone":6,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}},"clock":{"inputs":[{"input":"b","task":1,"said":"9 end 2"}],"greatest":-3,"said":"1000000"},"windows":{"version":1,"first":2,"next":9,"closed":"-60","keeps":["(a text)"]}}"#;
+        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"dead_lettered":1,"absorbed":8,"emitted":7,"events":2,"foreign":1},"missed":4,"gone":6,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}},"clock":{"inputs":[{"input":"b","task":1,"said":"9 end 2"}],"greatest":-3,"said":"1000000"},"windows":{"version":1,"first":2,"next":9,"closed":"-60","keeps":["(a text)"]},"book":[{"minute":"1970-01-01T00:00:00Z","from":"b","rows_in":5,"shifted":-5}],"pages":3,"early":60000000}"#;
         assert_eq!(checkpoint.encode().unwrap(), written.as_bytes());
         assert_eq!(Checkpoint::decode(written.as_bytes()).unwrap(), checkpoint);
     }

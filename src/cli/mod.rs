@@ -1,6 +1,7 @@
 //! The command line: a file for each subcommand, and what they share in showing things to a person.
 
 mod acls;
+mod audit;
 mod check;
 mod diagnostics;
 mod dlq;
@@ -57,6 +58,7 @@ enum Command {
     #[command(subcommand)]
     Dlq(dlq::Command),
     State(state::Args),
+    Audit(audit::Args),
     Forget(forget::Args),
 }
 
@@ -71,6 +73,7 @@ impl Cli {
             Command::Test(args) => block_on(test::run(args)),
             Command::Tail(args) => block_on(tail::run(args)),
             Command::Dlq(command) => block_on(dlq::run(command)),
+            Command::Audit(args) => block_on(audit::run(args)),
             Command::State(args) => block_on(state::run(args)),
             Command::Forget(args) => block_on(forget::run(args)),
         }

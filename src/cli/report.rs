@@ -27,6 +27,7 @@ fn stage_json(stage: &StageSummary, elapsed: Duration) -> Value {
         "filtered": counts.filtered,
         "expanded": counts.expanded,
         "dead_lettered": counts.dead_lettered,
+        "late": counts.late,
         "absorbed": counts.absorbed,
         "emitted": counts.emitted,
         "events": counts.events,
@@ -45,16 +46,16 @@ pub fn table(summary: &Summary, to: &mut dyn Write) -> io::Result<()> {
     // Most pipelines have no windows.
     let has_windows =
         summary.stages.iter().any(|stage| stage.account.counts.absorbed + stage.account.counts.emitted > 0);
-    let of_windows = |columns: [String; 2]| columns.into_iter().filter(move |_| has_windows);
+    let of_windows = |columns: [String; 3]| columns.into_iter().filter(move |_| has_windows);
     let mut header: Vec<String> = ["stage", "rows in", "out", "filtered", "expanded"].map(str::to_owned).into();
-    header.extend(of_windows(["absorbed", "emitted"].map(str::to_owned)));
+    header.extend(of_windows(["absorbed", "emitted", "late"].map(str::to_owned)));
     header.extend(["dead-lettered", "pending", "lost", "rows/s", "lag p50", "p99"].map(str::to_owned));
     table.set_header(header);
     for stage in &summary.stages {
         let counts = &stage.account.counts;
         let mut row = vec![stage.account.stage.to_string()];
         row.extend([counts.rows_in, counts.rows_out, counts.filtered, counts.expanded].map(|rows| rows.to_string()));
-        row.extend(of_windows([counts.absorbed, counts.emitted].map(|rows| rows.to_string())));
+        row.extend(of_windows([counts.absorbed, counts.emitted, counts.late].map(|rows| rows.to_string())));
         row.extend([
             counts.dead_lettered.to_string(),
             stage.account.pending.to_string(),

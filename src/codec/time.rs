@@ -190,6 +190,11 @@ pub(crate) fn instant(micros: Micros) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
+/// The instant that a text says, in microseconds since the epoch; `None` if it is none.
+pub(crate) fn micros(text: &str) -> Option<Micros> {
+    parse(text, TimeUnit::Microsecond)
+}
+
 /// The instant in a row of a timestamp column; `None` if it is null, or the column holds something else.
 pub(crate) fn micros_at(column: &ArrayRef, row: usize) -> Option<Micros> {
     let DataType::Timestamp(unit, _) = column.data_type() else { return None };

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::bus::{Message, Record};
+use crate::bus::{Message, Micros, Record};
+use crate::codec::time;
 use crate::failure::Class;
 
 /// What every header that a dead letter adds to the original's starts with.
@@ -18,6 +19,7 @@ const ORIGIN: &str = "fidelio-dlq-origin";
 const PARTITION: &str = "fidelio-dlq-origin-partition";
 const OFFSET: &str = "fidelio-dlq-origin-offset";
 const ROW: &str = "fidelio-dlq-origin-row";
+const EVENT_TIME: &str = "fidelio-dlq-event-time";
 const ATTEMPTS: &str = "fidelio-dlq-attempts";
 const FULL_BYTES: &str = "fidelio-dlq-full-bytes";
 
@@ -63,6 +65,8 @@ pub struct DeadLetter {
     pub message: String,
     /// Where it came from.
     pub origin: Origin,
+    /// When its event happened, in microseconds since the Unix epoch, where that is known.
+    pub event_time: Option<Micros>,
     /// How often it was tried.
     pub attempts: u32,
     /// Its key, value, headers and rows as they were; of a row out of an Arrow batch, the value is a stream of that row.
@@ -86,6 +90,9 @@ impl DeadLetter {
         }
         add(OFFSET, self.origin.offset.to_string());
         add(ROW, self.origin.row.to_string());
+        if let Some(time) = self.event_time {
+            add(EVENT_TIME, time::instant(time));
+        }
         add(ATTEMPTS, self.attempts.to_string());
         if let Some(value) = record.value.as_mut().filter(|value| value.len() > limit) {
             record.headers.push(FULL_BYTES, value.len().to_string().as_bytes());
@@ -113,6 +120,7 @@ impl DeadLetter {
                 offset: number(OFFSET)?,
                 row: number(ROW)?,
             },
+            event_time: text(EVENT_TIME).and_then(|time| time::micros(&time)),
             attempts: narrow(ATTEMPTS)?,
             original,
         })
@@ -147,6 +155,7 @@ mod tests {
             partition in proptest::option::of(any::<u32>()),
             offset in any::<u64>(),
             row in any::<u64>(),
+            event_time in proptest::option::of(any::<i32>().prop_map(|seconds| i64::from(seconds) * 1_000_001)),
             value in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..64)),
             key in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..8)),
         ) {
@@ -155,6 +164,7 @@ mod tests {
                 class,
                 message,
                 origin: Origin { name: "acme.flights.departures.results".into(), partition, offset, row },
+                event_time,
                 attempts: 1,
                 original: Record {
                     key: key.map(Bytes::from),
@@ -177,6 +187,7 @@ mod tests {
             class: Class::TooLarge,
             message: "too large".into(),
             origin: Origin { name: "in.ndjson".into(), partition: None, offset: 7, row: 0 },
+            event_time: None,
             attempts: 1,
             original: Record { value: Some(Bytes::from_static(b"0123456789")), ..Record::default() },
         };

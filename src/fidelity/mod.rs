@@ -1,10 +1,19 @@
 //! What happened to every row: counts, lag, and the account that shows whether any was lost.
 
 mod account;
+mod audit;
 mod counts;
+mod ledger;
+mod minutes;
 mod watermark;
 
 pub use account::{Account, Error, accounts};
+pub use audit::{Account as AuditAccount, Audit, Check, Finding, Line};
+pub(crate) use audit::{Evidence, Found, Rows, audit};
 pub use counts::Counts;
 pub(crate) use counts::is_zero;
+pub(crate) use ledger::{Book, Feeder};
+pub use ledger::{Entry, Page, Tally};
+pub use minutes::Minute;
+pub(crate) use minutes::Minutes;
 pub use watermark::{Said, Status, Watermark};

@@ -28,8 +28,8 @@ pub struct Output {
     /// The input rows on which an expression failed, or whose results break the contract, ascending. None of their
     /// results are in `batch`.
     pub rejects: Vec<Reject>,
-    /// How many input rows have no result because a filter or an empty list left them out, as counted there.
-    pub filtered: u64,
+    /// The input rows that have no result because a filter or an empty list left them out, as it says itself; in no order.
+    pub left_out: Vec<u32>,
 }
 
 /// A transformation. Deterministic: what comes out depends on the rows that went in, and on nothing else.

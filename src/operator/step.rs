@@ -11,6 +11,7 @@ use arrow::error::ArrowError;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
 
 use super::Unnest;
 use crate::failure::Class;
@@ -71,6 +72,18 @@ impl Step {
             Step::Project(project) => Ok(Rows { batch: project.apply(&rows.batch)?, ..rows }),
             Step::Unnest(unnest) => unnest.apply(rows),
             Step::Conform(conform) => Ok(Rows { batch: conform.apply(&rows.batch)?, ..rows }),
+        }
+    }
+
+    /// The column before the step whose values that column has after it, in the rows that are left; `None` where they are others,
+    /// or other values at times.
+    pub(super) fn source(&self, column: usize) -> Option<usize> {
+        match self {
+            Step::Select(columns) => columns.get(column).copied(),
+            Step::Filter(_) => Some(column),
+            Step::Project(project) => Some(project.expressions.get(column)?.downcast_ref::<Column>()?.index()),
+            Step::Unnest(unnest) => unnest.source(column),
+            Step::Conform(conform) => conform.columns.get(column).copied(),
         }
     }
 }

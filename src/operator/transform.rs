@@ -26,6 +26,11 @@ impl Branch {
         Self { input: self.input, steps }
     }
 
+    /// The column of the input whose values that column of the results has.
+    pub(crate) fn source(&self, column: usize) -> Option<usize> {
+        self.steps.iter().rev().try_fold(column, |column, step| step.source(column))
+    }
+
     /// The rows of `schema` that the batch becomes on this way.
     fn apply(&self, batch: &RecordBatch, schema: &SchemaRef) -> Result<Rows, Failure> {
         let mut rows = Rows { batch: batch.clone(), origin: None, left_out: Vec::new() };
@@ -82,8 +87,8 @@ impl Operator for Transform {
         }
         match joined(&self.schema, &good) {
             Ok((batch, origin)) => {
-                let filtered = good.iter().map(|(_, rows)| rows.left_out.len() as u64).sum();
-                Output { batch, origin, rejects, filtered }
+                let left_out = left_out(good);
+                Output { batch, origin, rejects, left_out }
             }
             Err(error) => all_rejected(&self.schema, &good, rejects, &error),
         }
@@ -131,6 +136,19 @@ fn push_origins(rows: &Rows, start: u32, to: &mut Vec<u32>) {
     }
 }
 
+/// The rows that the query leaves out, of all pieces.
+fn left_out(pieces: Vec<(Range<usize>, Rows)>) -> Vec<u32> {
+    let mut left_out: Vec<u32> = Vec::new();
+    for (range, rows) in pieces {
+        let start = range.start as u32;
+        match left_out.is_empty() && start == 0 {
+            true => left_out = rows.left_out,
+            false => left_out.extend(rows.left_out.into_iter().map(|row| start + row)),
+        }
+    }
+    left_out
+}
+
 fn joined(schema: &SchemaRef, pieces: &[(Range<usize>, Rows)]) -> Result<(RecordBatch, Vec<u32>), ArrowError> {
     let mut origins = Vec::with_capacity(pieces.iter().map(|(_, rows)| rows.batch.num_rows()).sum());
     for (range, rows) in pieces {
@@ -154,5 +172,5 @@ fn all_rejected(
     let rows = pieces.iter().flat_map(|(range, _)| range.clone());
     rejects.extend(rows.map(|row| Reject { row, class: Class::TooLarge, message: message.clone() }));
     rejects.sort_by_key(|reject| reject.row);
-    Output { batch: RecordBatch::new_empty(Arc::clone(schema)), origin: Vec::new(), rejects, filtered: 0 }
+    Output { batch: RecordBatch::new_empty(Arc::clone(schema)), origin: Vec::new(), rejects, left_out: Vec::new() }
 }

@@ -29,6 +29,14 @@ pub(crate) struct Unnest {
 }
 
 impl Unnest {
+    /// The column that is passed on as that one; only known where every column stays in its place.
+    pub(super) fn source(&self, column: usize) -> Option<usize> {
+        let of_list = |index: usize| self.lists.iter().filter(|list| list.index_in_input_schema == index).count();
+        let in_place =
+            self.structs.is_empty() && self.lists.iter().all(|list| of_list(list.index_in_input_schema) == 1);
+        Some(column).filter(|column| in_place && of_list(*column) == 0)
+    }
+
     pub(super) fn apply(&self, rows: Rows) -> Result<Rows, Failure> {
         let before = rows.origin.unwrap_or_else(|| UInt32Array::from_iter_values(0..rows.batch.num_rows() as u32));
         let input = with_column(&rows.batch, Arc::new(before.clone()))?;

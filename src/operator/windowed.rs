@@ -70,8 +70,8 @@ pub(crate) struct Windowed {
 pub(crate) struct Absorbed {
     /// The rows on which an expression failed, and those that are late, ascending.
     pub(crate) rejects: Vec<Reject>,
-    /// How many rows the query leaves out.
-    pub(crate) filtered: u64,
+    /// The rows that the query leaves out, in no order.
+    pub(crate) left_out: Vec<u32>,
     /// How many rows are in windows now.
     pub(crate) absorbed: u64,
 }
@@ -143,8 +143,8 @@ impl Windowed {
                     continue;
                 }
             };
-            absorbed.filtered += left_out;
-            absorbed.absorbed += (rows.len() - late.len()) as u64 - left_out;
+            absorbed.absorbed += (rows.len() - late.len() - left_out.len()) as u64;
+            absorbed.left_out.extend(left_out.into_iter().map(|row| rows.start as u32 + row));
             let reject = |row: u32| Reject {
                 row: rows.start + row as usize,
                 class: Class::Late,
@@ -169,7 +169,7 @@ impl Windowed {
             let behind = times.values().iter().enumerate().filter(|(_, time)| Some(**time) <= until);
             late.extend(behind.map(|(row, _)| origin(rows, row)));
         }
-        let left_out = left_out_by_all(&rows).len() as u64;
+        let left_out = left_out_by_all(&rows);
         let mut kept = Vec::with_capacity(rows.len());
         for (number, (leaf, rows)) in self.plan.leaves.iter().zip(rows).enumerate() {
             let rows = without(rows, &late)?;
@@ -443,7 +443,7 @@ struct Piece {
     /// Rows that are late, ascending.
     late: Vec<u32>,
     /// How many rows no leaf has anything of.
-    left_out: u64,
+    left_out: Vec<u32>,
 }
 
 fn origin(rows: &Rows, row: usize) -> u32 {

@@ -57,6 +57,8 @@ pub struct Engine {
 pub struct Query {
     /// The schema of its rows.
     pub schema: SchemaRef,
+    /// The column with the end of the window that a result is of; its start where no column has the end.
+    window: Option<usize>,
     work: Work,
 }
 
@@ -183,7 +185,7 @@ impl Engine {
         if most > windows::MOST {
             return Err(wide);
         }
-        Ok(Query { schema, work })
+        Ok(Query { window: windows::bound(plan.schema().fields()), schema, work })
     }
 }
 
@@ -201,7 +203,8 @@ impl Query {
             }
             Work::Windows(plan, says) => Work::Windows(Arc::new(plan.followed_by(step, contract)), Arc::clone(says)),
         };
-        Ok(Query { schema: Arc::clone(contract), work })
+        let named = |column: usize| contract.index_of(self.schema.fields().get(column)?.name()).ok();
+        Ok(Query { schema: Arc::clone(contract), window: self.window.and_then(named), work })
     }
 
     /// The same query, whose windows yield more than their results when they close. For each kind of it, results have a column
@@ -220,7 +223,24 @@ impl Query {
             return Err(wrong(&message, "give that column another name"));
         }
         let plan = Plan { also, ..plan.as_ref().clone() };
-        Ok(Query { schema: also.schema(&self.schema), work: Work::Windows(Arc::new(plan), Arc::clone(says)) })
+        let (schema, work) = (also.schema(&self.schema), Work::Windows(Arc::new(plan), Arc::clone(says)));
+        Ok(Query { schema, work, ..self })
+    }
+
+    /// The column of the results that has, in each, the value which that column of that input has in the row that it is made of.
+    /// `None` where there is no such column.
+    pub fn carries(&self, input: usize, column: usize) -> Option<usize> {
+        let Work::Rows(branches) = &self.work else { return None };
+        let is_from = |result: usize| {
+            let mut branches = branches.iter().filter(|branch| branch.input == input).peekable();
+            branches.peek().is_some() && branches.all(|branch| branch.source(result) == Some(column))
+        };
+        (0..self.schema.fields().len()).find(|result| is_from(*result))
+    }
+
+    /// The column of the results with the end of the window that a result is of, or else with its start.
+    pub fn window(&self) -> Option<usize> {
+        self.window
     }
 
     /// Whether its rows are those of windows that have closed, and not each of a row that came in.

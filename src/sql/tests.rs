@@ -54,7 +54,7 @@ fn run(sql: &str) -> Output {
 fn processed(query: &Query, input: usize) -> Output {
     let output = operator(query).process(input, &batch());
     let with_results = output.origin.chunk_by(|a, b| a == b).count();
-    assert_eq!(with_results + output.rejects.len() + output.filtered as usize, batch().num_rows());
+    assert_eq!(with_results + output.rejects.len() + output.left_out.len(), batch().num_rows());
     output
 }
 

@@ -30,7 +30,7 @@ use super::catalog::Catalog;
 use super::{Fault, parse, types};
 #[cfg(test)]
 pub(super) use bounds::is_marked;
-pub(super) use bounds::{Bound, forgotten, shared};
+pub(super) use bounds::{Bound, bound, forgotten, shared};
 pub(super) use marks::ForgetMarks;
 
 const DAY: i64 = 86_400_000_000_000;

@@ -160,6 +160,13 @@ impl Clock {
         }
     }
 
+    /// What is known of the event times of the rows that still come in, and of the results that are made of them.
+    pub fn through(&self) -> Option<Watermark> {
+        let said = self.said?.watermark;
+        let known = self.of_inputs().filter(|inputs| inputs.time > Micros::MIN);
+        Some(Watermark { time: known.map_or(said.time, |inputs| said.time.min(inputs.time)), ..said })
+    }
+
     /// The time that was said last, where one was known.
     pub fn time(&self) -> Option<Micros> {
         self.said.map(|said| said.watermark.time).filter(|time| *time > Micros::MIN)

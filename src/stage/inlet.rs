@@ -13,7 +13,7 @@ use ::arrow::record_batch::RecordBatch;
 
 use crate::bus::{self, Lease, Limit, Message, Micros, Record, Topic};
 use crate::checkpoint::Checkpoint;
-use crate::codec::{Decoded, Decoder, RawRows, arrow, csv, json};
+use crate::codec::{self, Decoded, Decoder, RawRows, arrow, csv, json};
 use crate::config;
 use crate::connector::{self, Block, Source};
 use crate::failure::{Class, DeadLetter, Reject, narrow};
@@ -160,6 +160,8 @@ pub(super) struct TopicInput {
     pub owner: Owner,
     /// Whether it says anything of what comes behind its messages.
     pub is_heard: bool,
+    /// The column with the event time of its rows.
+    pub time: Option<usize>,
 }
 
 impl Inlet {
@@ -365,7 +367,7 @@ impl TopicInlet {
                     decode_lines(&self.stage, decoder.as_mut(), run, &mut arrived.dead_letters)
                 }
                 _ => match batch_of(&message) {
-                    Ok(batch) => decode_batch(&self.stage, &input.schema, batch, message, &mut arrived.dead_letters)?,
+                    Ok(batch) => input.decode_batch(&self.stage, batch, message, &mut arrived.dead_letters)?,
                     Err(error) => {
                         let reject = Reject { row: 0, class: Class::Decode, message: error.to_string() };
                         arrived.dead_letters.push(dead_message(&self.stage, &message, reject));
@@ -383,6 +385,51 @@ impl TopicInlet {
     }
 }
 
+impl TopicInput {
+    /// The batch of a message under the contract, which can have been edited since it was published: rows that its types
+    /// cannot hold become dead letters. Other columns are another matter, and refused.
+    fn decode_batch(
+        &self,
+        stage: &Arc<str>,
+        batch: RecordBatch,
+        message: Message,
+        dead_letters: &mut Vec<DeadLetter>,
+    ) -> Result<(RecordBatch, Origins), TaskError> {
+        let schema = &self.schema;
+        if batch.schema_ref() == schema {
+            return Ok((batch, Origins::message(message, None)));
+        }
+        let names =
+            |schema: &SchemaRef| schema.fields().iter().map(|field| field.name().clone()).collect::<BTreeSet<_>>();
+        if names(batch.schema_ref()) != names(schema) {
+            let list = |schema| names(schema).into_iter().collect::<Vec<_>>().join(", ");
+            let (found, wanted) = (list(batch.schema_ref()), list(schema));
+            return Err(TaskError::Contract { partition: message.partition, offset: message.offset, found, wanted });
+        }
+        let (mut good, mut kept) = (Vec::new(), Vec::new());
+        let whole = Origins::message(message, None);
+        let pieces = narrow(0..batch.num_rows(), &mut |rows: Range<usize>| {
+            arrow::conform(batch.slice(rows.start, rows.len()), schema)
+        });
+        for (rows, piece) in pieces {
+            match piece {
+                Ok(piece) => {
+                    kept.extend(rows.start as u32..rows.end as u32);
+                    good.push(piece);
+                }
+                Err(error) => {
+                    let reject = Reject { row: rows.start, class: Class::Contract, message: error.to_string() };
+                    let time = self.time.and_then(|time| batch.column_by_name(schema.fields().get(time)?.name()));
+                    let event_time = time.and_then(|time| codec::time::micros_at(time, rows.start));
+                    dead_letters.push(DeadLetter { event_time, ..whole.dead_letter(stage, &batch, reject) });
+                }
+            }
+        }
+        let Origins::Message { message, .. } = whole else { return Ok((batch, whole)) };
+        Ok((concat_batches(schema, &good)?, Origins::message(message, Some(kept))))
+    }
+}
+
 /// What a message says of those that its task publishes behind it.
 fn said(record: &Record) -> Option<(u32, Said)> {
     let text = |name| std::str::from_utf8(record.headers.get(name)?).ok();
@@ -391,7 +438,7 @@ fn said(record: &Record) -> Option<(u32, Said)> {
 }
 
 /// Whether a message is one row; what it says of itself counts, since a stage's format can be edited.
-fn is_json(message: &Message) -> bool {
+pub(super) fn is_json(message: &Message) -> bool {
     message.record.headers.get("content-type").is_some_and(|value| value.ends_with(b"json"))
 }
 
@@ -401,45 +448,6 @@ fn batch_of(message: &Message) -> Result<RecordBatch, arrow::Error> {
         Some(batch) => Ok(batch.clone()),
         None => arrow::decode(message.record.value.clone().unwrap_or_default()),
     }
-}
-
-/// The batch of a message under the contract, which can have been edited since it was published: rows that its types
-/// cannot hold become dead letters. Other columns are another matter, and refused.
-fn decode_batch(
-    stage: &Arc<str>,
-    schema: &SchemaRef,
-    batch: RecordBatch,
-    message: Message,
-    dead_letters: &mut Vec<DeadLetter>,
-) -> Result<(RecordBatch, Origins), TaskError> {
-    if batch.schema_ref() == schema {
-        return Ok((batch, Origins::message(message, None)));
-    }
-    let names = |schema: &SchemaRef| schema.fields().iter().map(|field| field.name().clone()).collect::<BTreeSet<_>>();
-    if names(batch.schema_ref()) != names(schema) {
-        let list = |schema| names(schema).into_iter().collect::<Vec<_>>().join(", ");
-        let (found, wanted) = (list(batch.schema_ref()), list(schema));
-        return Err(TaskError::Contract { partition: message.partition, offset: message.offset, found, wanted });
-    }
-    let (mut good, mut kept) = (Vec::new(), Vec::new());
-    let whole = Origins::message(message, None);
-    let pieces = narrow(0..batch.num_rows(), &mut |rows: Range<usize>| {
-        arrow::conform(batch.slice(rows.start, rows.len()), schema)
-    });
-    for (rows, piece) in pieces {
-        match piece {
-            Ok(piece) => {
-                kept.extend(rows.start as u32..rows.end as u32);
-                good.push(piece);
-            }
-            Err(error) => {
-                let reject = Reject { row: rows.start, class: Class::Contract, message: error.to_string() };
-                dead_letters.push(whole.dead_letter(stage, &batch, reject));
-            }
-        }
-    }
-    let Origins::Message { message, .. } = whole else { return Ok((batch, whole)) };
-    Ok((concat_batches(schema, &good)?, Origins::message(message, Some(kept))))
 }
 
 /// Messages of one row each, as one batch.

@@ -3,9 +3,12 @@
 //! The folder is the way of a row: [`inlet`] polls and decodes, [`process`] applies the stage's queries, [`outlet`]
 //! encodes ([`published`] for a topic), and [`task`] holds the loop that strings them together and commits. [`worker`] runs the tasks of a pipeline.
 
+mod books;
 mod clock;
 mod drained;
 mod envelope;
+mod evidence;
+mod facts;
 mod found;
 mod growing;
 mod inlet;
@@ -24,6 +27,8 @@ mod task;
 mod trace;
 mod worker;
 
+pub use evidence::{Error as EvidenceError, audit};
+pub(crate) use facts::is_fact;
 pub(crate) use outlet::results_of;
 pub(crate) use owner::has_no_rows;
 pub(crate) use state::{Held, held};

@@ -181,7 +181,8 @@ pub(super) fn relative_name(origin: &Arc<str>, dir: &Path) -> Arc<str> {
 }
 
 pub(super) fn letter(stage: &Arc<str>, origin: Origin, original: Record, reject: Reject) -> DeadLetter {
-    DeadLetter { stage: stage.clone(), class: reject.class, message: reject.message, origin, attempts: 1, original }
+    let Reject { class, message, .. } = reject;
+    DeadLetter { stage: stage.clone(), class, message, origin, event_time: None, attempts: 1, original }
 }
 
 fn number(kept: Option<&[u32]>, row: usize) -> usize {

@@ -14,13 +14,14 @@ use crate::codec::{
 };
 use crate::connector::{self, Position, Sink};
 use crate::failure::{Class, DeadLetter, Reject};
-use crate::fidelity::{Counts, Said, Status};
+use crate::fidelity::{Book, Counts, Said, Status};
 use crate::stage::TaskError;
+use crate::stage::books::Books;
 use crate::stage::clock::Clock;
 use crate::stage::origins::{Origins, Rows};
 use crate::stage::process::Processed;
 use crate::stage::published::{Made, Published, Publisher, ordinals};
-use crate::topology::Stage;
+use crate::topology::{Stage, Work};
 
 /// Bytes of a record that are left for its key and headers.
 pub(super) const HEADROOM_BYTES: usize = 64 << 10;
@@ -38,6 +39,8 @@ pub(super) struct Encoded {
     pub text: Text,
     /// What was done, in numbers; how many rows came in is for whoever polled them to say.
     pub counts: Counts,
+    /// The same, by minute of event time.
+    pub book: Book,
     /// When the oldest of the rows arrived in the pipeline.
     pub since: Micros,
 }
@@ -49,7 +52,10 @@ pub(super) struct Outlet {
     task: u32,
     /// Rows that it has put out, ever.
     rows_out: u64,
+    /// Whether the stage is a sink.
+    is_last: bool,
     to: To,
+    books: Books,
     events: Topic,
     dead_letters: Topic,
     event_time: Option<usize>,
@@ -77,7 +83,9 @@ impl Outlet {
             full_name: stage.full_name.clone(),
             task,
             rows_out: 0,
+            is_last: matches!(stage.work, Work::Sink(_)),
             to,
+            books: Books::new(stage),
             events: stage.topic(Channel::Events),
             dead_letters: stage.topic(Channel::DeadLetters),
             event_time: stage.event_time.map(|time| time.column),
@@ -96,6 +104,7 @@ impl Outlet {
         for letter in dead_letters {
             let rows = u64::from(letter.original.rows);
             encoded.counts += Counts { dead_lettered: rows, ..Counts::default() };
+            self.books.dead_letter(&letter, &mut encoded.book);
             encoded.dead_letters.push(self.dead_letter(letter));
         }
         for part in processed {
@@ -114,16 +123,20 @@ impl Outlet {
         if let To::Sink { encoder, .. } = &mut self.to {
             encoder.encode(&part.results, &mut encoded.text)?;
         }
-        if let (Some(said), To::Topic(published)) = (part.watermark, &self.to) {
+        // In a topic of others nothing is said to those behind.
+        if let (Some(said), To::Topic(published), false) = (part.watermark, &self.to, self.is_last) {
             published.say(said, self.task, encoded.since, &mut made.results);
         }
         encoded.results.append(&mut made.results.outgoing);
         encoded.events.append(&mut made.events.outgoing);
-        encoded.counts += part.counts();
-        self.rows_out += part.counts().rows_out;
+        let counts = part.counts();
+        encoded.counts += counts;
+        self.rows_out += counts.rows_out;
+        self.books.part(&part, &mut encoded.book);
         for reject in std::mem::take(&mut part.rejects) {
+            let event_time = self.books.event_time(&part, reject.row);
             let letter = part.rows.origins.dead_letter(&self.stage, &part.rows.batch, reject);
-            encoded.dead_letters.push(self.dead_letter(letter));
+            encoded.dead_letters.push(self.dead_letter(DeadLetter { event_time, ..letter }));
         }
         Ok(())
     }

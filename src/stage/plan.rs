@@ -7,8 +7,10 @@ use crate::checkpoint::{Checkpoint, Shape};
 use crate::codec::{Decoder, Encoder, csv, json};
 use crate::config::{self, LineFormat, Sink, Source};
 use crate::connector;
+use crate::fidelity::Book;
 use crate::sql::Answer;
 use crate::stage::clock::Clock;
+use crate::stage::facts::Facts;
 use crate::stage::inlet::{Inlet, SourceInlet, TopicInlet, TopicInput};
 use crate::stage::others::OthersInlet;
 use crate::stage::outlet::{Outlet, To};
@@ -20,6 +22,7 @@ use crate::stage::state::StateLog;
 use crate::stage::task::{Task, Written};
 use crate::stage::worker::Options;
 use crate::telemetry::Meter;
+use crate::time_of_day::now;
 use crate::topology::{Stage, Topology, Work};
 
 /// What the tasks of one stage are made from.
@@ -43,6 +46,9 @@ impl Plan {
             state: self.stage.is_windowed().then(|| StateLog::new(self.bus.clone(), self.state(lease.task()))),
             quiet: Quiet::new(&self.stage),
             outlet: self.outlet(lease.task()),
+            facts: Facts::new(&self.stage, lease.task()),
+            book: Book::default(),
+            booked: now(),
             lease,
             signals,
             meter,
@@ -103,6 +109,7 @@ impl Plan {
             decoder: json::Decoder::new(stage.schema.clone()).ok().map(|decoder| Box::new(decoder) as Box<dyn Decoder>),
             owner: Owner::new(stage),
             is_heard: stage.is_heard,
+            time: stage.time,
         };
         Inlet::Topics(TopicInlet {
             stage: stage.name.clone(),

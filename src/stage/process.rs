@@ -72,8 +72,8 @@ pub(super) struct Processed {
     pub events: Vec<Events>,
     /// The rows that came in and go no further, ascending.
     pub rejects: Vec<Reject>,
-    /// How many of the rows the query leaves out.
-    pub filtered: u64,
+    /// The rows that the query leaves out, in no order.
+    pub left_out: Vec<u32>,
     /// How many of the rows are in windows now.
     pub absorbed: u64,
     /// How many rows windows have yielded.
@@ -121,15 +121,15 @@ impl Queries {
         match &mut self.results {
             Results::AsTheyAre => {}
             Results::Rows(operator) => {
-                let Output { batch, origin, rejects, filtered } =
+                let Output { batch, origin, rejects, left_out } =
                     operator.process(processed.rows.input, &processed.rows.batch);
-                processed = Processed { results: batch, lineage: Some(origin), rejects, filtered, ..processed };
+                processed = Processed { results: batch, lineage: Some(origin), rejects, left_out, ..processed };
             }
             Results::Windows(windows) => {
-                let Absorbed { rejects, filtered, absorbed } =
+                let Absorbed { rejects, left_out, absorbed } =
                     windows.absorb(processed.rows.input, &processed.rows.batch)?;
                 let results = RecordBatch::new_empty(self.stage.schema.clone());
-                processed = Processed { results, lineage: Some(Vec::new()), rejects, filtered, absorbed, ..processed };
+                processed = Processed { results, lineage: Some(Vec::new()), rejects, left_out, absorbed, ..processed };
             }
         }
         let processed = self.with_events(processed)?;
@@ -211,7 +211,7 @@ impl Processed {
             lineage: None,
             events: Vec::new(),
             rejects: Vec::new(),
-            filtered: 0,
+            left_out: Vec::new(),
             absorbed: 0,
             emitted: 0,
             watermark: None,
@@ -233,12 +233,14 @@ impl Processed {
             Some(lineage) => lineage.chunk_by(|a, b| a == b).count() as u64,
             None => rows_out,
         };
+        let late = self.rejects.iter().filter(|reject| reject.class == Class::Late).count() as u64;
         Counts {
             rows_in: 0,
             rows_out,
-            filtered: self.filtered,
+            filtered: self.left_out.len() as u64,
             expanded: rows_out.saturating_sub(with_results),
-            dead_lettered: self.rejects.len() as u64,
+            dead_lettered: self.rejects.len() as u64 - late,
+            late,
             absorbed: self.absorbed,
             emitted: self.emitted,
             events: self.events.iter().map(|events| events.data.num_rows() as u64).sum(),

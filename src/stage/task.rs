@@ -14,7 +14,8 @@ use crate::bus::{self, Commit, Gap, Lease, Micros, Outgoing, Positions, TopicPar
 use crate::checkpoint::{self, Checkpoint};
 use crate::codec::{self, cloudevents, csv, json};
 use crate::connector;
-use crate::fidelity::{Counts, Status};
+use crate::fidelity::{Book, Counts, Page, Status};
+use crate::stage::facts::{self, Facts};
 use crate::stage::inlet::{Arrived, COMMIT, Inlet, Polled, Size};
 use crate::stage::outlet::{Encoded, Outlet};
 use crate::stage::process::{Made, Queries, Results};
@@ -36,6 +37,12 @@ pub(super) struct Task {
     pub queries: Queries,
     /// Encode.
     pub outlet: Outlet,
+    /// What it says of itself.
+    pub facts: Facts,
+    /// What became of rows since it was said.
+    pub book: Book,
+    /// When it said so last.
+    pub booked: Micros,
     /// What it hears from outside.
     pub signals: Signals,
     /// What is seen of it from outside.
@@ -117,9 +124,12 @@ pub enum Error {
     /// A batch could not be encoded.
     #[error(transparent)]
     Encode(#[from] codec::arrow::Error),
-    /// A domain event is none by the rules of CloudEvents.
+    /// An event is none by the rules of CloudEvents.
     #[error(transparent)]
     Event(#[from] cloudevents::Error),
+    /// A fact cannot be written as JSON.
+    #[error("a fact about the stage: {0}")]
+    Fact(#[from] serde_json::Error),
     /// Rows that are fine one by one could not be put together or taken apart.
     #[error(transparent)]
     Arrow(#[from] ArrowError),
@@ -204,6 +214,7 @@ impl Task {
         self.committed.missed += resume.missed;
         self.committed.gone += resume.gaps.iter().map(Gap::messages).sum::<u64>();
         self.queries.resume(&self.committed);
+        self.book = Book::of(&self.committed.book, &self.queries.stage.from);
         self.restore().await?;
         self.inlet.resume(&self.committed).await?;
         self.outlet.resume(&self.committed).await?;
@@ -303,7 +314,7 @@ impl Task {
 
     /// Begins to make a step visible, with what was written before it: all of it or nothing.
     async fn commit(&mut self, step: Step) -> Result<(), Error> {
-        let records = self.take(step).await?;
+        let mut records = self.take(step).await?;
         self.committed.sink = self.outlet.flush().await?;
         self.committed.clock = self.queries.clock.saved();
         if let Some(time) = self.queries.clock.time() {
@@ -311,6 +322,7 @@ impl Task {
         }
         let state = self.changes()?;
         self.written.trim = state.spare_before;
+        records.events.extend(self.page()?);
         let commit = Commit {
             state: state.records,
             checkpoint: self.committed.encode()?,
@@ -326,6 +338,26 @@ impl Task {
         // Nobody may look at it for a while, and it is to be known when it was visible.
         self.committing = Some((tokio::spawn(async { outcome.await.map(|()| now()) }), written));
         Ok(())
+    }
+
+    /// What is said now of what became of rows, where it is time to; the rest is in the checkpoint.
+    fn page(&mut self) -> Result<Option<Outgoing>, Error> {
+        let watermark = self.queries.clock.through();
+        let due = self.book.due(watermark, now() - self.booked);
+        let from = &self.queries.stage.from;
+        self.committed.book = self.book.entries(from);
+        if due.is_empty() {
+            return Ok(None);
+        }
+        self.booked = now();
+        self.committed.pages += 1;
+        let through = watermark.and_then(|says| match says.status {
+            Status::End => Some(Page::END),
+            _ => Some(says.time.min(Page::END)).filter(|time| *time > Micros::MIN),
+        });
+        self.committed.early = self.committed.early.max(due.later_than(through));
+        let page = Page { task: self.queries.task, through, early: self.committed.early, entries: due.entries(from) };
+        Ok(Some(self.facts.fact(facts::LEDGER, self.committed.pages, &page)?))
     }
 
     /// What came into windows and goes with the next commit.
@@ -377,6 +409,7 @@ impl Task {
         self.committed.source = source;
         self.committed.positions.extend(positions);
         self.committed.counts += encoded.counts;
+        self.book.add(encoded.book);
         self.written.add(encoded.counts, encoded.since, size);
         let Encoded { results, events, dead_letters, .. } = encoded;
         Ok(Commit { results, events, dead_letters, ..Commit::default() })

@@ -74,6 +74,7 @@ impl Meter {
         metrics.filtered.increment(step.filtered);
         metrics.expanded.increment(step.expanded);
         metrics.dead_lettered.increment(step.dead_lettered);
+        metrics.late.increment(step.late);
         metrics.absorbed.increment(step.absorbed);
         metrics.emitted.increment(step.emitted);
         metrics.foreign.increment(step.foreign);

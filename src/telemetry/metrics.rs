@@ -73,7 +73,9 @@ const FILTERED: Definition =
     counter("fidelio_rows_filtered_total", "Rows that came in and have no result, as the query wants it.");
 const EXPANDED: Definition = counter("fidelio_rows_expanded_total", "Results beyond the first of a row that came in.");
 const DEAD_LETTERED: Definition =
-    counter("fidelio_rows_dead_lettered_total", "Rows that came in and became dead letters.");
+    counter("fidelio_rows_dead_lettered_total", "Rows that came in and became dead letters, but for late ones.");
+const LATE: Definition =
+    counter("fidelio_rows_late_total", "Rows that came in and became dead letters because their windows had closed.");
 const ABSORBED: Definition = counter(
     "fidelio_rows_absorbed_total",
     "Rows that came in and went into windows, which yield their results when they close.",
@@ -139,12 +141,13 @@ const BUILD_INFO: Definition =
     gauge("fidelio_build_info", Unit::Count, &["version"], "1; the label says which version of Fidelio it is.");
 
 /// All of them, in the order in which they are documented.
-const ALL: [&Definition; 22] = [
+const ALL: [&Definition; 23] = [
     &ROWS_IN,
     &ROWS_OUT,
     &FILTERED,
     &EXPANDED,
     &DEAD_LETTERED,
+    &LATE,
     &ABSORBED,
     &EMITTED,
     &STATE,
@@ -183,6 +186,7 @@ pub(super) struct TaskMetrics {
     pub filtered: Counter,
     pub expanded: Counter,
     pub dead_lettered: Counter,
+    pub late: Counter,
     pub absorbed: Counter,
     pub emitted: Counter,
     pub foreign: Counter,
@@ -258,6 +262,7 @@ impl Registry {
             filtered: counter(&FILTERED),
             expanded: counter(&EXPANDED),
             dead_lettered: counter(&DEAD_LETTERED),
+            late: counter(&LATE),
             absorbed: counter(&ABSORBED),
             emitted: counter(&EMITTED),
             foreign: counter(&FOREIGN),

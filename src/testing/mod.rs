@@ -16,7 +16,7 @@ use crate::codec::{self, Decoder as _, RawRows, json};
 use crate::config::{Row, Test};
 use crate::failure::DeadLetter;
 use crate::fidelity::Counts;
-use crate::stage::{self, Options, Worker};
+use crate::stage::{self, Options, Worker, is_fact};
 use crate::telemetry::Registry;
 use crate::topology::{Stage, Topology};
 
@@ -190,6 +190,9 @@ async fn events(bus: &Memory, stage: &Stage) -> Result<Vec<Value>, Error> {
     let mut values = Vec::new();
     for message in messages(bus, Topic::of(&stage.full_name, Channel::Events)).await? {
         let mut event: Value = serde_json::from_slice(message.record.payload())?;
+        if event.get("type").and_then(Value::as_str).is_some_and(is_fact) {
+            continue;
+        }
         // A test names an event as the pipeline does.
         if let Some(kind) = event.get_mut("type")
             && let Some(name) = kind.as_str().and_then(|kind| kind.strip_prefix(&prefix)).map(str::to_owned)

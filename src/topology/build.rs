@@ -27,6 +27,7 @@ pub(super) fn build(pipeline: &Pipeline, holes: &Holes, engine: &Engine) -> Resu
         engine,
         feeders: Vec::new(),
         contracts: vec![None; pipeline.stages.len()],
+        times: vec![None; pipeline.stages.len()],
         counts: vec![Counts { tasks: 1, partitions: 1 }; pipeline.stages.len()],
         faults: Vec::new(),
     };
@@ -53,16 +54,39 @@ pub(super) fn build(pipeline: &Pipeline, holes: &Holes, engine: &Engine) -> Resu
     }
 }
 
-/// The stages, of which those know it behind which windows wait.
+/// The stages, of which those know it that say how far they are.
 fn heard(mut stages: Vec<Stage>) -> Vec<Stage> {
-    let mut heard: HashSet<Arc<str>> = HashSet::new();
+    let mut timed: HashSet<Arc<str>> = HashSet::new();
+    for stage in &stages {
+        if stage.event_time.is_some() || stage.from.iter().any(|from| timed.contains(from)) {
+            timed.insert(stage.name.clone());
+        }
+    }
+    let mut awaited: HashSet<Arc<str>> = HashSet::new();
     for stage in stages.iter_mut().rev() {
-        stage.is_heard = heard.contains(&stage.name);
-        if stage.is_heard || stage.is_windowed() {
-            heard.extend(stage.from.iter().cloned());
+        let is_awaited = awaited.contains(&stage.name);
+        stage.is_heard = is_awaited || timed.contains(&stage.name);
+        if is_awaited || stage.is_windowed() {
+            awaited.extend(stage.from.iter().cloned());
         }
     }
     stages
+}
+
+/// The column in which the event times of the inputs are that have one, if it is one; those of windows have times of their own.
+fn inherited(work: &Work, times_of_inputs: &[Option<usize>]) -> Option<usize> {
+    let mut columns = times_of_inputs.iter().enumerate().filter_map(|(input, time)| Some((input, (*time)?)));
+    let carried = |(input, time): (usize, usize)| match work {
+        Work::Sql(query) => query.carries(input, time),
+        Work::Source(_) | Work::Sink(_) => Some(time),
+    };
+    match work {
+        Work::Sql(query) if query.is_windowed() => query.window(),
+        _ => {
+            let first = carried(columns.next()?)?;
+            columns.all(|column| carried(column) == Some(first)).then_some(first)
+        }
+    }
 }
 
 fn prefix(pipeline: &Pipeline) -> String {
@@ -76,6 +100,8 @@ struct Builder<'a> {
     engine: &'a Engine,
     feeders: Vec<Vec<usize>>,
     contracts: Vec<Option<Contract>>,
+    /// The columns with event times.
+    times: Vec<Option<usize>>,
     counts: Vec<Counts>,
     faults: Vec<Fault>,
 }
@@ -212,6 +238,11 @@ impl<'a> Builder<'a> {
         let key = self.key(stage, &contract);
         let event_time = stage.event_time.as_ref();
         let event_time = event_time.and_then(|it| contract::event_time(&contract, it, &mut self.faults));
+        let times_of_inputs = self.times_of_inputs(index);
+        let time = event_time.map(|time| time.column).or_else(|| inherited(work.as_ref()?, &times_of_inputs));
+        if let Some(slot) = self.times.get_mut(index) {
+            *slot = time;
+        }
         let events = self.events(stage, &contract);
         let full_name = format!("{}.{}", prefix(pipeline), stage.name.value);
         let topics = topics(&full_name, counts, self.retention(stage), is_windowed);
@@ -223,6 +254,8 @@ impl<'a> Builder<'a> {
             schema: contract.schema,
             key,
             event_time,
+            time,
+            times_of_inputs,
             state_limit: stage.state_limit.as_ref().map_or(STATE_LIMIT, |limit| limit.value as usize),
             is_heard: false,
             events,
@@ -231,6 +264,11 @@ impl<'a> Builder<'a> {
             partitions: counts.partitions,
             topics,
         })
+    }
+
+    fn times_of_inputs(&self, index: usize) -> Vec<Option<usize>> {
+        let feeders = self.feeders.get(index).into_iter().flatten();
+        feeders.map(|feeder| self.times.get(*feeder).copied().flatten()).collect()
     }
 
     /// How the rows are spread that feed a stage.

@@ -44,11 +44,16 @@ pub struct Stage {
     /// Columns of `schema` that make up the key, in order; empty where rows stay in their partition. Of a sink, the key of
     /// the messages that it writes.
     pub key: Vec<usize>,
-    /// When the events of its results happened.
+    /// When the events of its results happened, where the stage says it.
     pub event_time: Option<EventTime>,
+    /// The column of its results with the time of their events: the one that it names, the one in which a predecessor's comes
+    /// through unchanged, or else the end or the start of the window that a result is of.
+    pub time: Option<usize>,
+    /// For each of its predecessors the same of that one's results.
+    pub times_of_inputs: Vec<Option<usize>>,
     /// Bytes of memory that the open windows of a task may take.
     pub state_limit: usize,
-    /// Whether some stage behind it waits for windows to close, so that it has to say how far it is.
+    /// Whether it says how far it is in event time: some source before it knows, or windows behind it wait for it.
     pub is_heard: bool,
     /// Its domain events: type, and the query over its own results.
     pub events: Vec<(Arc<str>, Query)>,

@@ -3,6 +3,7 @@
 // In a test a panic is the message.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod audit;
 mod bad_input;
 mod bus;
 mod check;

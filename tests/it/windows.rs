@@ -140,7 +140,7 @@ fn later_run(pipeline: &str, rows: u64) {
     let more = visits(rows..2 * rows);
     let late: Vec<&str> = more.lines().filter(is_late).collect();
     assert!(late.len() > 100 && late.len() < 2_000, "{}", late.len());
-    assert_eq!(summary.of("minutes", "dead_lettered"), late.len() as i64);
+    assert_eq!(summary.of("minutes", "late"), late.len() as i64);
     let mut expected = first.clone();
     let on_time: String = more.lines().filter(|visit| !is_late(visit)).map(|line| format!("{line}\n")).collect();
     expected.extend(minutes_of(&on_time));

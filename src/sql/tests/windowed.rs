@@ -58,7 +58,7 @@ fn closed(windowed: &mut Windowed, until: Option<i64>) -> Vec<String> {
 }
 
 fn lines(batch: &RecordBatch) -> Vec<String> {
-    let output = Output { batch: batch.clone(), origin: Vec::new(), rejects: Vec::new(), filtered: 0 };
+    let output = Output { batch: batch.clone(), origin: Vec::new(), rejects: Vec::new(), left_out: Vec::new() };
     if batch.num_rows() == 0 { Vec::new() } else { rows(&output) }
 }
 
@@ -169,7 +169,7 @@ proptest! {
             let (now, later) = rest.split_at(rest.len().min(*rows));
             rest = later;
             let absorbed = absorb(&mut operator, now, &mut on_time);
-            prop_assert_eq!(absorbed.rejects.len() as u64 + absorbed.filtered + absorbed.absorbed, now.len() as u64);
+            prop_assert_eq!((absorbed.rejects.len() + absorbed.left_out.len()) as u64 + absorbed.absorbed, now.len() as u64);
             found.extend(closed(&mut operator, Some(*watermark)));
         }
         found.extend(closed(&mut operator, None));
@@ -449,7 +449,7 @@ fn windows_into_which_no_row_has_come_close_all_the_same() {
             "SELECT window_end, country, count(*) AS n FROM {from} WHERE amount > 0 GROUP BY window_end, country"
         );
         let mut operator = windowed(&over(&sql, WINDOWS));
-        assert_eq!(operator.absorb(0, &sales(&[(5, Some(1), None)])).unwrap().filtered, 1);
+        assert_eq!(operator.absorb(0, &sales(&[(5, Some(1), None)])).unwrap().left_out, [0]);
         assert_eq!(closed(&mut operator, None), Vec::<String>::new());
         assert_eq!(operator.first_open(), Nanos::MIN);
         // Nothing is late then.

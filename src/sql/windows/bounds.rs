@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use arrow::array::{ArrayRef, AsArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef, Int64Type};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Int64Type};
 use datafusion::common::{Result, ScalarValue, exec_datafusion_err, exec_err, plan_err};
 use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
@@ -96,6 +96,13 @@ impl Bound {
     pub(in crate::sql) fn to_end(self) -> i64 {
         if self.is_end { 0 } else { self.of.size() }
     }
+}
+
+/// The first of the columns that has the end of a window, or else its start, as it is.
+pub(in crate::sql) fn bound(columns: &Fields) -> Option<usize> {
+    let bounds: Vec<Option<Bound>> = columns.iter().map(|column| Bound::of(column)).collect();
+    let first = |is_end| bounds.iter().position(|bound| bound.is_some_and(|bound| bound.is_end == is_end));
+    first(true).or_else(|| first(false))
 }
 
 /// A type as one word.

@@ -1,0 +1,295 @@
+//! `fidelio audit`: what is in the topics is what the books say, and where it is not, it is found and located.
+
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use fidelio::bus::embedded::{Embedded, Options, Reader};
+use fidelio::bus::{Bus, Change, Commit, Limit, Log, Message, Outgoing, Record};
+use fidelio::checkpoint::Checkpoint;
+use fidelio::codec::arrow;
+use fidelio::config::Draft;
+use fidelio::sql::Engine;
+use fidelio::topology::Topology;
+use serde_json::{Value, json};
+
+use crate::support::{Running, Scratch, until};
+
+const PIPELINE: &str = r#"
+[pipeline]
+company = "acme"
+namespace = "audit"
+[stages.orders]
+source = { kind = "file", path = "in.ndjson" }
+event_time = { column = "at", out_of_orderness = "1m" }
+[stages.orders.schema]
+id = "bigint not null"
+at = "timestamp not null"
+amount = "text"
+[stages.priced]
+from = ["orders"]
+sql = "SELECT id, at, CAST(amount AS INT) AS amount FROM orders WHERE id % 10 <> 3"
+[stages.minutes]
+from = ["priced"]
+sql = "SELECT window_start, count(*) AS n FROM tumble(priced, at, INTERVAL '1 minute') GROUP BY window_start"
+[stages.out]
+from = ["priced"]
+sink = { kind = "file", path = "out.ndjson" }
+[stages.sums]
+from = ["minutes"]
+sink = { kind = "file", path = "sums.ndjson" }
+"#;
+
+/// An order a second, of which some have an amount that is no number.
+fn orders(ids: std::ops::Range<u64>) -> String {
+    let order = |id: u64| {
+        let at = format!("2024-05-01T10:{:02}:{:02}Z", id / 60, id % 60);
+        let amount = if id % 50 == 7 { "junk".to_owned() } else { id.to_string() };
+        json!({ "id": id, "at": at, "amount": amount }).to_string() + "\n"
+    };
+    ids.map(order).collect()
+}
+
+/// Runs the pipeline, as far as these stages, and gives its folder.
+fn ran(stages: &[&str]) -> Scratch {
+    let scratch = Scratch::with(PIPELINE);
+    scratch.write("in.ndjson", orders(0..600));
+    let mut arguments = vec!["run", "p.toml"];
+    stages.iter().for_each(|stage| arguments.extend(["--stage", stage]));
+    assert!(scratch.fidelio(&arguments).status.success());
+    scratch
+}
+
+fn audit(scratch: &Scratch, data: &str) -> Output {
+    scratch.fidelio(&["audit", "p.toml", "--json", "--data-dir", data])
+}
+
+/// What does not balance.
+fn findings(scratch: &Scratch, data: &str) -> Vec<Value> {
+    let output = audit(scratch, data);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = found["findings"].as_array().unwrap().clone();
+    assert_eq!(output.status.code(), Some(if findings.is_empty() { 0 } else { 1 }), "{findings:?}");
+    findings
+}
+
+/// What does not balance, in the terms of the check.
+fn places(findings: &[Value]) -> Vec<(String, Option<String>, i64)> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let place = |finding: &Value| {
+        let from = text(&finding["from"]).map(|from| from + " ").unwrap_or_default();
+        let place = format!("{from}{} {}", text(&finding["stage"]).unwrap(), text(&finding["check"]).unwrap());
+        (place, text(&finding["minute"]), finding["rows"].as_i64().unwrap())
+    };
+    findings.iter().map(place).collect()
+}
+
+fn place(place: &str, minute: u32, rows: i64) -> (String, Option<String>, i64) {
+    (place.to_owned(), Some(format!("2024-05-01T10:{minute:02}:00Z")), rows)
+}
+
+/// Copies what a pipeline has left to another data directory, with the messages that `edit` makes of each.
+fn copy(scratch: &Scratch, to: &str, mut edit: impl FnMut(&Message) -> Vec<Record>) {
+    let draft = Draft::parse(&scratch.read("p.toml"), "p.toml", Path::new(""), &|_| None);
+    let topology = Topology::of_draft(draft, &Engine::new()).map_err(|faulty| faulty.to_string()).unwrap().1;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let from = Reader::open(scratch.path("data")).unwrap();
+        let bus = Embedded::open(scratch.path(to), Options::default()).unwrap();
+        let groups: Vec<_> = topology.stages.iter().map(|stage| stage.group()).collect();
+        for stage in &topology.stages {
+            bus.declare(&stage.topics).await.unwrap();
+        }
+        bus.enroll(&groups).await.unwrap();
+        for (stage, group) in topology.stages.iter().zip(groups) {
+            let Some(checkpoint) = from.last(&group.checkpoint.partition(0)).await.unwrap() else { continue };
+            let checkpoint = checkpoint.record.value.unwrap();
+            let positions = Checkpoint::decode(&checkpoint).unwrap().positions;
+            let mut commit = Commit { checkpoint, positions, ..Commit::default() };
+            for topic in stage.topics.iter().map(|spec| &spec.topic).filter(|topic| **topic != group.checkpoint) {
+                let (partition, mut next) = (topic.partition(0), 0);
+                while next < from.extents(topic).await.unwrap()[0].end {
+                    for message in from.read(&partition, next, Limit::ONE, Duration::ZERO).await.unwrap() {
+                        next = message.offset + 1;
+                        let record = |record| Outgoing { to: partition.clone(), record };
+                        commit.results.extend(edit(&message).into_iter().map(record));
+                    }
+                }
+            }
+            let mut member = bus.join(group).await.unwrap();
+            let Change::Given(mut lease) = member.changed().await.unwrap() else { panic!("the only task") };
+            lease.resume().await.unwrap();
+            lease.commit(commit).await.unwrap();
+        }
+        bus.close().await.unwrap();
+    });
+}
+
+fn is_of(message: &Message, topic: &str) -> bool {
+    message.partition.topic.as_str() == format!("acme.audit.{topic}")
+}
+
+/// The record with the rows of its batch that are left.
+fn with_rows(record: &Record, rows: std::ops::Range<usize>) -> Record {
+    let batch = arrow::decode(record.value.clone().unwrap()).unwrap().slice(rows.start, rows.len());
+    Record { value: Some(arrow::encode(&batch).unwrap()), rows: rows.len() as u32, batch: None, ..record.clone() }
+}
+
+#[test]
+fn every_row_of_a_run_is_accounted_for_by_stage_and_minute() {
+    let scratch = ran(&[]);
+    assert!(findings(&scratch, "data").is_empty());
+    copy(&scratch, "copy", |message| vec![message.record.clone()]);
+    assert!(findings(&scratch, "copy").is_empty());
+
+    let found: Value = serde_json::from_slice(&audit(&scratch, "data").stdout).unwrap();
+    let minutes = |stage: usize| found["stages"][stage]["minutes"].as_array().unwrap().clone();
+    let expected = json!({
+        "minute": "2024-05-01T10:03:00Z", "rows_in": 60, "rows_out": 53, "filtered": 6, "dead_lettered": 1, "final": true,
+    });
+    assert_eq!((found["stages"][1]["stage"].as_str(), &minutes(1)[3]), (Some("priced"), &expected));
+    // What a window yields is of the minute in which it begins.
+    let expected = json!({
+        "minute": "2024-05-01T10:03:00Z", "rows_in": 53, "rows_out": 1, "absorbed": 53, "emitted": 1, "final": true,
+    });
+    assert_eq!((found["stages"][2]["stage"].as_str(), &minutes(2)[3]), (Some("minutes"), &expected));
+
+    let part = scratch.fidelio(&[
+        "audit",
+        "p.toml",
+        "--json",
+        "--from",
+        "2024-05-01T10:03:00Z",
+        "--to",
+        "2024-05-01T10:05:00Z",
+    ]);
+    let found: Value = serde_json::from_slice(&part.stdout).unwrap();
+    assert_eq!(found["stages"][0]["minutes"].as_array().unwrap().len(), 2);
+    let shown = scratch.fidelio(&["audit", "p.toml"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).ends_with("every row is accounted for\n"));
+    for wrong in ["yesterday", "99999-01-01"] {
+        assert_eq!(scratch.fidelio(&["audit", "p.toml", "--from", wrong]).status.code(), Some(2));
+    }
+}
+
+#[test]
+fn a_pipeline_that_never_ran_has_nothing_to_account_for() {
+    let scratch = Scratch::with(PIPELINE);
+    let output = scratch.fidelio(&["audit", "p.toml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no pipeline has run yet"));
+}
+
+#[test]
+fn a_row_that_is_deleted_from_a_topic_is_missed_where_it_was() {
+    let scratch = ran(&[]);
+    copy(&scratch, "copy", |message| match is_of(message, "priced.results") && message.record.rows > 0 {
+        true => vec![with_rows(&message.record, 1..message.record.rows as usize)],
+        false => vec![message.record.clone()],
+    });
+    assert_eq!(places(&findings(&scratch, "copy")), [place("priced results", 0, 1)]);
+    let shown = scratch.fidelio(&["audit", "p.toml", "--data-dir", "copy"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(
+        shown.contains("priced 2024-05-01T10:00:00Z +1: its ledger says 52 published, and its topic has 51"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_row_that_is_deleted_before_the_next_stage_has_read_it_is_missed_between_the_two() {
+    let scratch = ran(&["orders", "priced"]);
+    copy(&scratch, "copy", |message| match is_of(message, "priced.results") && message.record.rows > 0 {
+        true => vec![with_rows(&message.record, 0..message.record.rows as usize - 1)],
+        false => vec![message.record.clone()],
+    });
+    assert_eq!(scratch.fidelio(&["run", "p.toml", "--data-dir", "copy"]).status.code(), Some(0));
+    let found = places(&findings(&scratch, "copy"));
+    let expected = [place("priced minutes hop", 9, 1), place("priced out hop", 9, 1), place("priced results", 9, 1)];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_row_that_is_there_twice_is_one_too_many() {
+    let scratch = ran(&["orders", "priced"]);
+    copy(&scratch, "copy", |message| match is_of(message, "priced.results") && message.record.rows > 0 {
+        true => vec![message.record.clone(), with_rows(&message.record, 100..101)],
+        false => vec![message.record.clone()],
+    });
+    assert!(places(&findings(&scratch, "copy")).contains(&place("priced results", 1, -1)));
+    assert_eq!(scratch.fidelio(&["run", "p.toml", "--data-dir", "copy"]).status.code(), Some(0));
+    let found = places(&findings(&scratch, "copy"));
+    let expected = [place("priced minutes hop", 1, -1), place("priced out hop", 1, -1), place("priced results", 1, -1)];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_count_that_was_tampered_with_gives_itself_away() {
+    let scratch = ran(&[]);
+    copy(&scratch, "copy", |message| {
+        let mut record = message.record.clone();
+        if is_of(message, "priced.events") {
+            let text = String::from_utf8(record.payload().to_vec()).unwrap();
+            let minute = r#"{"minute":"2024-05-01T10:04:00Z","from":"orders","rows_in":60,"rows_out":53,"#;
+            assert!(text.contains(minute), "{text}");
+            record.value = Some(text.replace(minute, &minute.replace("53", "52")).into());
+        }
+        vec![record]
+    });
+    let found = places(&findings(&scratch, "copy"));
+    let of_all = |stage: &str, rows| (format!("{stage} books"), None, rows);
+    let expected = [
+        place("priced minutes hop", 4, -1),
+        place("priced out hop", 4, -1),
+        place("orders priced stage", 4, 1),
+        place("priced results", 4, -1),
+        of_all("priced", 1),
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_dead_letter_or_a_page_of_the_ledger_that_is_gone_is_missed() {
+    let scratch = ran(&[]);
+    scratch.write("in.ndjson", orders(0..900));
+    assert!(scratch.fidelio(&["run", "p.toml"]).status.success());
+    let mut letters = 0;
+    copy(&scratch, "copy", |message| {
+        letters += u32::from(is_of(message, "priced.private.dlq"));
+        let is_gone = is_of(message, "priced.private.dlq") && letters == 3;
+        if is_gone { Vec::new() } else { vec![message.record.clone()] }
+    });
+    assert_eq!(places(&findings(&scratch, "copy")), [place("priced dead-letters", 1, 1)]);
+
+    let mut pages = 0;
+    copy(&scratch, "torn", |message| {
+        pages += u32::from(is_of(message, "orders.events"));
+        let is_twice = is_of(message, "orders.events") && pages == 2;
+        vec![message.record.clone(); if is_twice { 2 } else { 1 }]
+    });
+    let found = places(&findings(&scratch, "torn"));
+    assert!(found.contains(&("orders pages".to_owned(), None, 2)), "{found:?}");
+}
+
+#[test]
+fn a_running_pipeline_is_audited_while_rows_flow() {
+    let follow = PIPELINE.replace("path = \"in.ndjson\" }", "path = \"in.ndjson\", follow = true }");
+    let scratch = Scratch::with(&follow);
+    scratch.write("in.ndjson", orders(0..60));
+    let mut running = Running::start(&mut scratch.command(&["run", "p.toml"]));
+    let mut input = std::fs::OpenOptions::new().append(true).open(scratch.path("in.ndjson")).unwrap();
+    for minute in 1..9 {
+        std::io::Write::write_all(&mut input, orders(minute * 60..minute * 60 + 60).as_bytes()).unwrap();
+        let rows = |line: &Value| line["rows_in"].as_u64().unwrap_or(0);
+        until("the rows of the minute are in the books", || {
+            assert_eq!(findings(&scratch, "data"), [] as [Value; 0]);
+            let found: Value = serde_json::from_slice(&audit(&scratch, "data").stdout).unwrap();
+            let minutes = found["stages"][3]["minutes"].as_array().unwrap().clone();
+            let priced = (0..minute * 60 + 60).filter(|id| id % 10 != 3 && id % 50 != 7).count() as u64;
+            minutes.iter().map(rows).sum::<u64>() == priced
+        });
+    }
+    running.terminate();
+    running.ended_well();
+    assert!(findings(&scratch, "data").is_empty());
+}
