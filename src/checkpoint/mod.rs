@@ -43,6 +43,8 @@ pub struct Checkpoint {
     pub pages: u64,
     /// Up to when it has said something of minutes before they were final.
     pub early: Option<Micros>,
+    /// When the task ran for the first time: what happened before is history.
+    pub began: Option<Micros>,
 }
 
 /// The event time of a task.
@@ -186,6 +188,8 @@ struct Written {
     pages: u64,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     early: Option<Micros>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    began: Option<Micros>,
 }
 
 impl fmt::Display for Shape {
@@ -224,6 +228,7 @@ impl Checkpoint {
             book: self.book.clone(),
             pages: self.pages,
             early: self.early,
+            began: self.began,
         };
         serde_json::to_vec(&written).map(Bytes::from).map_err(|error| Error::Damaged(error.to_string()))
     }
@@ -272,6 +277,7 @@ impl Checkpoint {
             book: written.book,
             pages: written.pages,
             early: written.early,
+            began: written.began,
         })
     }
 }
@@ -323,8 +329,9 @@ mod tests {
             }],
             pages: 3,
             early: Some(60_000_000),
+            began: Some(7),
         };
-        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"dead_lettered":1,"absorbed":8,"emitted":7,"events":2,"foreign":1},"missed":4,"gone":6,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}},"clock":{"inputs":[{"input":"b","task":1,"said":"9 end 2"}],"greatest":-3,"said":"1000000"},"windows":{"version":1,"first":2,"next":9,"closed":"-60","keeps":["(a text)"]},"book":[{"minute":"1970-01-01T00:00:00Z","from":"b","rows_in":5,"shifted":-5}],"pages":3,"early":60000000}"#;
+        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"dead_lettered":1,"absorbed":8,"emitted":7,"events":2,"foreign":1},"missed":4,"gone":6,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}},"clock":{"inputs":[{"input":"b","task":1,"said":"9 end 2"}],"greatest":-3,"said":"1000000"},"windows":{"version":1,"first":2,"next":9,"closed":"-60","keeps":["(a text)"]},"book":[{"minute":"1970-01-01T00:00:00Z","from":"b","rows_in":5,"shifted":-5}],"pages":3,"early":60000000,"began":7}"#;
         assert_eq!(checkpoint.encode().unwrap(), written.as_bytes());
         assert_eq!(Checkpoint::decode(written.as_bytes()).unwrap(), checkpoint);
     }

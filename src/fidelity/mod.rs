@@ -3,6 +3,7 @@
 mod account;
 mod audit;
 mod counts;
+mod lag;
 mod ledger;
 mod minutes;
 mod watermark;
@@ -12,6 +13,7 @@ pub use audit::{Account as AuditAccount, Audit, Check, Finding, Line};
 pub(crate) use audit::{Evidence, Found, Rows, audit};
 pub use counts::Counts;
 pub(crate) use counts::is_zero;
+pub(crate) use lag::Lags;
 pub(crate) use ledger::{Book, Feeder};
 pub use ledger::{Entry, Page, Tally};
 pub use minutes::Minute;

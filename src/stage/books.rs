@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crate::bus::Micros;
+use crate::checkpoint::Checkpoint;
 use crate::codec::time::micros_at;
 use crate::failure::{Class, DeadLetter};
-use crate::fidelity::{Book, Feeder, Minute, Minutes};
+use crate::fidelity::{Book, Feeder, Lags, Minute, Minutes};
 use crate::stage::origins::Origins;
 use crate::stage::process::Processed;
 use crate::topology::{Stage, Work};
@@ -24,6 +25,19 @@ pub(super) struct Books {
     keeps: Vec<bool>,
     /// The column of what windows yield.
     of_windows: Option<usize>,
+    /// Whether rows come in as their events happen.
+    is_live: bool,
+    /// What happened before is history.
+    history: Micros,
+}
+
+/// How long after their events rows come by.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Passed {
+    /// As they come in.
+    pub arrival: Lags,
+    /// As their results go out.
+    pub departure: Lags,
 }
 
 impl Books {
@@ -45,16 +59,46 @@ impl Books {
         let keeps = times.iter().zip(&of_results).enumerate().map(keeps).collect();
         let inputs = if stage.from.is_empty() { Vec::new() } else { stage.group().inputs };
         let inputs = inputs.iter().map(|topic| topic.name()).collect();
-        Self { stage: stage.full_name.clone(), inputs, times, of_results, keeps, of_windows: stage.time }
+        Self {
+            stage: stage.full_name.clone(),
+            inputs,
+            times,
+            of_results,
+            keeps,
+            of_windows: stage.time,
+            is_live: stage.is_live,
+            history: Micros::MAX,
+        }
+    }
+
+    /// Goes to where a commit left the task.
+    pub fn resume(&mut self, committed: &Checkpoint) {
+        self.history = committed.began.filter(|_| self.is_live).unwrap_or(Micros::MAX);
+    }
+
+    /// How long after their events the rows of a batch were polled, and their results are encoded.
+    pub fn lags(&self, part: &Processed, (polled, encoded): (Micros, Micros), passed: &mut Passed) {
+        let Columns { rows: time, results, .. } = self.columns(part);
+        if !matches!(part.rows.origins, Origins::Windows { .. }) {
+            passed.arrival.extend(&Lags::of(&part.rows.batch, time, polled, self.history));
+        }
+        passed.departure.extend(&Lags::of(&part.results, results, encoded, self.history));
+    }
+
+    fn columns(&self, part: &Processed) -> Columns {
+        let of = |columns: &[Option<usize>]| columns.get(part.rows.input).copied().flatten();
+        match part.rows.origins {
+            Origins::Windows { .. } => Columns { rows: self.of_windows, results: self.of_windows, are_same: true },
+            _ => {
+                let are_same = self.keeps.get(part.rows.input) == Some(&true);
+                Columns { rows: of(&self.times), results: of(&self.of_results), are_same }
+            }
+        }
     }
 
     /// When the event of a row of the batch happened, where that is known.
     pub fn event_time(&self, part: &Processed, row: usize) -> Option<Micros> {
-        let column = match part.rows.origins {
-            Origins::Windows { .. } => self.of_windows,
-            _ => self.times.get(part.rows.input).copied().flatten(),
-        };
-        micros_at(part.rows.batch.columns().get(column?)?, row)
+        micros_at(part.rows.batch.columns().get(self.columns(part).rows?)?, row)
     }
 
     /// Whose row it was that did not get as far as to be one of a batch.
@@ -77,15 +121,10 @@ impl Books {
     pub fn part(&self, part: &Processed, book: &mut Book) {
         let rows = part.rows.batch.num_rows();
         let is_of_windows = matches!(part.rows.origins, Origins::Windows { .. });
-        let input = part.rows.input;
-        let of_input = |columns: &[Option<usize>]| columns.get(input).copied().flatten();
         // At a source the only input is no predecessor.
-        let feeder = Some(input).filter(|input| !is_of_windows && *input < self.inputs.len());
-        let (time, of_results, keeps) = match is_of_windows {
-            true => (self.of_windows, self.of_windows, true),
-            false => (of_input(&self.times), of_input(&self.of_results), self.keeps.get(input) == Some(&true)),
-        };
-        let minutes = Minutes::of(&part.rows.batch, time);
+        let feeder = Some(part.rows.input).filter(|input| !is_of_windows && *input < self.inputs.len());
+        let columns = self.columns(part);
+        let minutes = Minutes::of(&part.rows.batch, columns.rows);
         minutes.count(0..rows, |minute, rows| {
             let counts = &mut book.at(minute, feeder).counts;
             if is_of_windows {
@@ -114,31 +153,37 @@ impl Books {
                 counts.absorbed -= 1;
             }
         }
-        self.results(part, &minutes, (of_results, keeps, feeder), book);
+        results(part, &minutes, columns, feeder, book);
     }
+}
 
-    fn results(
-        &self,
-        part: &Processed,
-        minutes: &Minutes,
-        (time, keeps, feeder): (Option<usize>, bool, Feeder),
-        book: &mut Book,
-    ) {
-        let results = Minutes::of(&part.results, time);
-        let rows = part.results.num_rows();
-        results.count(0..rows, |minute, rows| book.at(minute, feeder).counts.rows_out += rows);
-        let Some(lineage) = &part.lineage else { return };
-        let more = lineage.array_windows().filter(|[row, next]| row == next).map(|[row, _]| *row as usize);
-        minutes.count(more, |minute, rows| book.at(minute, feeder).counts.expanded += rows);
-        if keeps {
-            return;
-        }
-        for (result, row) in lineage.iter().enumerate() {
-            let (from, to) = (minutes.at(*row as usize), results.at(result));
-            if from != to {
-                book.at(from, feeder).shifted -= 1;
-                book.at(to, feeder).shifted += 1;
-            }
+/// Where the event times of a batch are.
+#[derive(Clone, Copy)]
+struct Columns {
+    /// Those of its rows.
+    rows: Option<usize>,
+    /// Those of their results.
+    results: Option<usize>,
+    /// Whether each result has that of its row.
+    are_same: bool,
+}
+
+/// What became of the results of a batch whose rows are of these minutes.
+fn results(part: &Processed, minutes: &Minutes, columns: Columns, feeder: Feeder, book: &mut Book) {
+    let results = Minutes::of(&part.results, columns.results);
+    let rows = part.results.num_rows();
+    results.count(0..rows, |minute, rows| book.at(minute, feeder).counts.rows_out += rows);
+    let Some(lineage) = &part.lineage else { return };
+    let more = lineage.array_windows().filter(|[row, next]| row == next).map(|[row, _]| *row as usize);
+    minutes.count(more, |minute, rows| book.at(minute, feeder).counts.expanded += rows);
+    if columns.are_same {
+        return;
+    }
+    for (result, row) in lineage.iter().enumerate() {
+        let (from, to) = (minutes.at(*row as usize), results.at(result));
+        if from != to {
+            book.at(from, feeder).shifted -= 1;
+            book.at(to, feeder).shifted += 1;
         }
     }
 }

@@ -16,11 +16,12 @@ use crate::connector::{self, Position, Sink};
 use crate::failure::{Class, DeadLetter, Reject};
 use crate::fidelity::{Book, Counts, Said, Status};
 use crate::stage::TaskError;
-use crate::stage::books::Books;
+use crate::stage::books::{Books, Passed};
 use crate::stage::clock::Clock;
 use crate::stage::origins::{Origins, Rows};
 use crate::stage::process::Processed;
 use crate::stage::published::{Made, Published, Publisher, ordinals};
+use crate::time_of_day::now;
 use crate::topology::{Stage, Work};
 
 /// Bytes of a record that are left for its key and headers.
@@ -41,8 +42,23 @@ pub(super) struct Encoded {
     pub counts: Counts,
     /// The same, by minute of event time.
     pub book: Book,
+    /// How long after their events rows came in, and their results go out, as of `encoded`.
+    pub lags: Passed,
+    /// When they were encoded.
+    pub encoded: Micros,
+    /// Bytes that are put out.
+    pub bytes: usize,
     /// When the oldest of the rows arrived in the pipeline.
     pub since: Micros,
+}
+
+/// When what is encoded was on its way.
+#[derive(Clone, Copy)]
+pub(super) struct Moments {
+    /// When the oldest of the rows arrived in the pipeline.
+    pub since: Micros,
+    /// When they were polled.
+    pub polled: Micros,
 }
 
 /// Where a task's output goes.
@@ -97,10 +113,10 @@ impl Outlet {
     pub fn encode(
         &mut self,
         dead_letters: Vec<DeadLetter>,
-        since: Micros,
+        moments: Moments,
         processed: Vec<Processed>,
     ) -> Result<Encoded, TaskError> {
-        let mut encoded = Encoded { since, ..Encoded::default() };
+        let mut encoded = Encoded { since: moments.since, encoded: now(), ..Encoded::default() };
         for letter in dead_letters {
             let rows = u64::from(letter.original.rows);
             encoded.counts += Counts { dead_lettered: rows, ..Counts::default() };
@@ -108,12 +124,14 @@ impl Outlet {
             encoded.dead_letters.push(self.dead_letter(letter));
         }
         for part in processed {
-            self.encode_part(part, &mut encoded)?;
+            self.encode_part(part, moments.polled, &mut encoded)?;
         }
+        let results = encoded.results.iter().map(|outgoing| outgoing.record.size_bytes()).sum::<usize>();
+        encoded.bytes = results + encoded.text.bytes.len();
         Ok(encoded)
     }
 
-    fn encode_part(&mut self, mut part: Processed, encoded: &mut Encoded) -> Result<(), TaskError> {
+    fn encode_part(&mut self, mut part: Processed, polled: Micros, encoded: &mut Encoded) -> Result<(), TaskError> {
         let mut made = self.records(&part, encoded.since)?;
         let too_large = self.too_large(&made);
         if !too_large.is_empty() {
@@ -133,6 +151,7 @@ impl Outlet {
         encoded.counts += counts;
         self.rows_out += counts.rows_out;
         self.books.part(&part, &mut encoded.book);
+        self.books.lags(&part, (polled, encoded.encoded), &mut encoded.lags);
         for reject in std::mem::take(&mut part.rejects) {
             let event_time = self.books.event_time(&part, reject.row);
             let letter = part.rows.origins.dead_letter(&self.stage, &part.rows.batch, reject);
@@ -202,6 +221,7 @@ impl Outlet {
     /// Goes to where a commit left it.
     pub async fn resume(&mut self, committed: &Checkpoint) -> Result<(), connector::Error> {
         self.rows_out = committed.counts.rows_out;
+        self.books.resume(committed);
         match &mut self.to {
             To::Sink { encoder, sink } => sink.resume(committed.sink.clone(), encoder.head()).await,
             To::Topic(_) => Ok(()),
@@ -245,8 +265,9 @@ pub(crate) fn results_of(
     let mut outlet = Outlet::new(stage, 0, To::Topic(Box::new(Published::results(stage))), max_record_bytes);
     let part =
         |batch| Processed::unchanged(Rows { input: 0, batch, origins: Origins::Messages(Vec::new()), watermark: None });
+    let moments = Moments { since: 0, polled: 0 };
     if !stage.is_heard {
-        return Ok(outlet.encode(Vec::new(), 0, vec![part(batch)])?.results);
+        return Ok(outlet.encode(Vec::new(), moments, vec![part(batch)])?.results);
     }
     // Row by row, so that each is late or not as it stands behind the others.
     let mut clock = Clock::new(stage, &[]);
@@ -260,7 +281,7 @@ pub(crate) fn results_of(
         watermark: Some(Said { watermark: Status::End.at_no_time(), run: 0 }),
         ..part(batch.slice(0, 0))
     });
-    Ok(outlet.encode(Vec::new(), 0, parts)?.results)
+    Ok(outlet.encode(Vec::new(), moments, parts)?.results)
 }
 
 /// A stage as the source of CloudEvents: `/<company>/<namespace>/<stage>`.

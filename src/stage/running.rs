@@ -105,7 +105,7 @@ impl RunningStage {
 
     fn start(&mut self, lease: Box<dyn Lease>) {
         let (name, number) = (self.plan.stage.name.clone(), lease.task());
-        let meter = Arc::new(Meter::new(&self.registry, &self.plan.topology.prefix, &self.plan.stage, number));
+        let meter = Meter::new(&self.registry, &self.plan.topology.prefix, &self.plan.stage, number);
         self.meters.add(&name, meter.clone());
         let (plan, signals) = (self.plan.clone(), self.signals.clone());
         let handle = self.tasks.spawn(async move {
@@ -141,7 +141,7 @@ async fn run(
         if started.elapsed() > *BACKOFF.end() {
             backoff = *BACKOFF.start();
         }
-        if meter.failed(&error) {
+        if meter.failed(&error, matches!(error, TaskError::Bus(_))) {
             tracing::warn!(%stage, task, %error, "the task goes on from its last commit");
         } else {
             tracing::debug!(%stage, task, %error, "the task goes on from its last commit");

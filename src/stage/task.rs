@@ -13,15 +13,16 @@ use tokio::task::{JoinError, JoinHandle};
 use crate::bus::{self, Commit, Gap, Lease, Micros, Outgoing, Positions, TopicPartition};
 use crate::checkpoint::{self, Checkpoint};
 use crate::codec::{self, cloudevents, csv, json};
-use crate::connector;
-use crate::fidelity::{Book, Counts, Page, Status};
+use crate::connector::{self, InputBytes};
+use crate::fidelity::{Book, Counts, Lags, Page, Status};
+use crate::stage::books::Passed;
 use crate::stage::facts::{self, Facts};
 use crate::stage::inlet::{Arrived, COMMIT, Inlet, Polled, Size};
-use crate::stage::outlet::{Encoded, Outlet};
+use crate::stage::outlet::{Encoded, Moments, Outlet};
 use crate::stage::process::{Made, Queries, Results};
 use crate::stage::signals::{Quiet, Signals};
 use crate::stage::state::{Changes, StateLog};
-use crate::telemetry::Meter;
+use crate::telemetry::{Doing, Meter, Report};
 use crate::time_of_day::now;
 
 /// How long a poll waits for the first row when nothing says that the input is about to end.
@@ -184,15 +185,15 @@ impl Task {
 
     /// Decode, process and encode.
     fn prepare(&mut self, polled: Polled) -> Result<Step, Error> {
-        let size = polled.size();
+        let (size, when) = (polled.size(), now());
         let (positions, source, full) = (positions(&polled), self.inlet.position(), polled.is_full(size));
         let Arrived { rows, mut dead_letters, since, foreign } = self.inlet.decode(polled)?;
         let Made { parts, dead_letters: more } = self.queries.process(rows)?;
         dead_letters.extend(more);
-        let mut encoded = self.outlet.encode(dead_letters, since, parts)?;
+        let mut encoded = self.outlet.encode(dead_letters, Moments { since, polled: when }, parts)?;
         encoded.counts.rows_in = size.rows as u64;
         encoded.counts.foreign = foreign;
-        Ok(Step { encoded, positions, source, size, full })
+        Ok(Step { encoded, positions, source, size, when, full })
     }
 
     /// Whether the commit that takes the step in can also take what comes next.
@@ -210,6 +211,7 @@ impl Task {
             committed.agrees_with(&self.committed.stage, &positions, self.signals.shared)?;
             self.committed = Checkpoint { stage: self.committed.stage.clone(), ..committed };
         }
+        self.committed.began.get_or_insert_with(now);
         self.committed.positions = resume.positions;
         self.committed.missed += resume.missed;
         self.committed.gone += resume.gaps.iter().map(Gap::messages).sum::<u64>();
@@ -276,11 +278,14 @@ impl Task {
                 return Ok(None);
             }
             let wait = if ending { Duration::ZERO } else { WAIT };
+            self.meter.turns_to(Doing::Idle);
             let polled = tokio::select! {
                 biased;
                 polled = self.inlet.poll(self.lease.as_mut(), wait) => polled?,
                 () = self.signals.changed() => continue,
             };
+            self.meter.turns_to(Doing::Busy);
+            self.meter.looked(matches!(polled, Polled::Block(_) | Polled::Messages(_)));
             match polled {
                 Polled::Finished if self.quiet.says(Status::End) => return Ok(Some(Polled::Said(Status::End))),
                 Polled::Finished if self.signals.keep_running => self.signals.changed().await,
@@ -305,17 +310,22 @@ impl Task {
         let Commit { results: mut records, events, dead_letters, .. } = self.take(step).await?;
         records.extend(events);
         records.extend(dead_letters);
-        match self.outlet.is_sink() {
-            true => self.written.records.append(&mut records),
-            false => self.lease.write(records).await?,
+        if self.outlet.is_sink() {
+            self.written.records.append(&mut records);
+            return Ok(());
         }
+        self.meter.turns_to(Doing::Backpressured);
+        self.lease.write(records).await?;
+        self.meter.turns_to(Doing::Busy);
         Ok(())
     }
 
     /// Begins to make a step visible, with what was written before it: all of it or nothing.
     async fn commit(&mut self, step: Step) -> Result<(), Error> {
         let mut records = self.take(step).await?;
+        self.meter.turns_to(Doing::Backpressured);
         self.committed.sink = self.outlet.flush().await?;
+        self.meter.turns_to(Doing::Busy);
         self.committed.clock = self.queries.clock.saved();
         if let Some(time) = self.queries.clock.time() {
             self.meter.through(time);
@@ -323,18 +333,20 @@ impl Task {
         let state = self.changes()?;
         self.written.trim = state.spare_before;
         records.events.extend(self.page()?);
-        let commit = Commit {
-            state: state.records,
-            checkpoint: self.committed.encode()?,
-            positions: self.committed.positions.clone(),
-            ..records
-        };
+        let checkpoint = self.committed.encode()?;
+        self.meter.checkpoint(checkpoint.len());
+        let commit =
+            Commit { state: state.records, checkpoint, positions: self.committed.positions.clone(), ..records };
         self.confirm().await?;
         let mut written = std::mem::take(&mut self.written);
+        written.positions.clone_from(&self.committed.positions);
+        self.meter.turns_to(Doing::Backpressured);
         if !written.records.is_empty() {
             self.lease.write(std::mem::take(&mut written.records)).await?;
         }
+        written.submitted = now();
         let outcome = self.lease.submit(commit).await?;
+        self.meter.turns_to(Doing::Busy);
         // Nobody may look at it for a while, and it is to be known when it was visible.
         self.committing = Some((tokio::spawn(async { outcome.await.map(|()| now()) }), written));
         Ok(())
@@ -383,17 +395,19 @@ impl Task {
 
     /// Waits until what is being committed is visible, and reports it.
     async fn confirm(&mut self) -> Result<(), Error> {
-        if let Some((outcome, Written { counts, since, trim, .. })) = self.committing.take() {
+        if let Some((outcome, written)) = self.committing.take() {
+            self.meter.turns_to(Doing::Backpressured);
             let visible = match outcome.await.map_err(JoinError::try_into_panic) {
                 Ok(outcome) => outcome?,
                 Err(Ok(panic)) => resume_unwind(panic),
                 // The runtime ends, and this with it.
                 Err(Err(_)) => pending().await,
             };
-            if counts.rows_in > 0 || counts.emitted > 0 {
-                self.meter.committed(counts, visible - since, self.inlet.input());
+            self.meter.turns_to(Doing::Busy);
+            if written.counts.rows_in > 0 || written.counts.emitted > 0 {
+                self.meter.committed(written.report(visible, self.inlet.input()));
             }
-            if let (Some(state), Some(first)) = (&self.state, trim)
+            if let (Some(state), Some(first)) = (&self.state, written.trim)
                 && let Err(error) = state.trim(first).await
             {
                 tracing::warn!(task = self.meter.name(), %error, "state that is needed no longer stays for now");
@@ -404,13 +418,15 @@ impl Task {
 
     /// Takes a step into what is committed next, and gives its records.
     async fn take(&mut self, step: Step) -> Result<Commit, Error> {
-        let Step { encoded, positions, source, size, .. } = step;
-        self.outlet.write(encoded.text).await?;
+        let Step { mut encoded, positions, source, size, when, .. } = step;
+        self.meter.turns_to(Doing::Backpressured);
+        self.outlet.write(std::mem::take(&mut encoded.text)).await?;
+        self.meter.turns_to(Doing::Busy);
         self.committed.source = source;
         self.committed.positions.extend(positions);
         self.committed.counts += encoded.counts;
-        self.book.add(encoded.book);
-        self.written.add(encoded.counts, encoded.since, size);
+        self.book.add(std::mem::take(&mut encoded.book));
+        self.written.add(&mut encoded, size, when);
         let Encoded { results, events, dead_letters, .. } = encoded;
         Ok(Commit { results, events, dead_letters, ..Commit::default() })
     }
@@ -428,14 +444,48 @@ pub(super) struct Written {
     records: Vec<Outgoing>,
     /// The number of the message of the state before which all can be deleted once it is committed.
     trim: Option<u64>,
+    /// When the rows of each step were polled, with their number.
+    polled: Vec<(Micros, u64)>,
+    /// How long after their events they were then.
+    arrival: Lags,
+    /// How long after their events the results of each step were encoded, and when.
+    departure: Vec<(Micros, Lags)>,
+    /// Bytes that go out.
+    bytes: usize,
+    /// When it was handed to the bus.
+    submitted: Micros,
+    /// How far the input partitions are dealt with.
+    positions: Positions,
 }
 
 impl Written {
-    fn add(&mut self, counts: Counts, since: Micros, size: Size) {
+    fn add(&mut self, encoded: &mut Encoded, size: Size, polled: Micros) {
+        let Encoded { counts, since, .. } = *encoded;
         let is_first = self.counts == Counts::default();
         self.since = if is_first { since } else { self.since.min(since) };
         self.counts += counts;
         self.size = self.size + size;
+        self.polled.push((polled, counts.rows_in));
+        let Passed { arrival, departure } = std::mem::take(&mut encoded.lags);
+        self.arrival.extend(&arrival);
+        self.departure.push((encoded.encoded, departure));
+        self.bytes += encoded.bytes;
+    }
+
+    /// What is to be said of it once it is visible.
+    fn report(&self, visible: Micros, input: Option<InputBytes>) -> Report<'_> {
+        Report {
+            counts: self.counts,
+            since: self.since,
+            polled: &self.polled,
+            arrival: &self.arrival,
+            departure: &self.departure,
+            bytes: (self.size.bytes, self.bytes),
+            submitted: self.submitted,
+            visible,
+            input,
+            positions: &self.positions,
+        }
     }
 }
 
@@ -447,6 +497,8 @@ struct Step {
     source: Option<connector::Position>,
     /// How much was polled.
     size: Size,
+    /// When it was.
+    when: Micros,
     /// Whether there is likely to be more.
     full: bool,
 }
@@ -455,7 +507,7 @@ impl Step {
     /// A step of no rows.
     fn empty(source: Option<connector::Position>) -> Self {
         let (encoded, positions, size) = (Encoded::default(), Positions::new(), Size::default());
-        Self { encoded, positions, source, size, full: false }
+        Self { encoded, positions, source, size, when: now(), full: false }
     }
 }
 

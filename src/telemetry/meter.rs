@@ -3,14 +3,14 @@
 use std::error::Error;
 use std::ops::AddAssign;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
-use crate::bus::Micros;
+use crate::bus::{Micros, Positions, TopicPartition};
 use crate::connector::InputBytes;
-use crate::fidelity::Counts;
+use crate::fidelity::{Counts, Lags};
 use crate::telemetry::Health;
 use crate::telemetry::metrics::{Registry, TaskMetrics};
 use crate::time_of_day::now;
@@ -21,11 +21,74 @@ const LONGEST_MICROS: u64 = 24 * 60 * 60 * 1_000_000;
 
 /// The report of one task.
 pub struct Meter {
+    pipeline: String,
+    stage: Arc<str>,
     metrics: TaskMetrics,
     seen: Mutex<Seen>,
+    now: Mutex<Now>,
     health: Arc<Health>,
     /// The task, as people are told of it.
     name: String,
+}
+
+/// What a task does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doing {
+    /// It decodes, processes or encodes.
+    Busy,
+    /// It waits for rows.
+    Idle,
+    /// It waits for the bus or the sink to take what it has.
+    Backpressured,
+}
+
+impl Doing {
+    pub(super) const ALL: [Self; 3] = [Self::Busy, Self::Idle, Self::Backpressured];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Idle => "idle",
+            Self::Backpressured => "backpressured",
+        }
+    }
+}
+
+/// How a task is at the moment.
+#[derive(Default)]
+struct Now {
+    /// What it does, and since when that was not counted yet; `None` while it does not run.
+    doing: Option<(Doing, Instant)>,
+    /// Whether there were no more rows for it when it last looked.
+    has_caught_up: bool,
+    /// When the rows arrived in the pipeline that it has committed last.
+    since: Micros,
+    /// How far its input partitions are dealt with.
+    positions: Positions,
+}
+
+/// What a task has committed.
+pub(crate) struct Report<'a> {
+    /// Rows.
+    pub counts: Counts,
+    /// When the oldest of them arrived in the pipeline.
+    pub since: Micros,
+    /// When the rows of each step were polled, with their number.
+    pub polled: &'a [(Micros, u64)],
+    /// How long after their events the rows were then.
+    pub arrival: &'a Lags,
+    /// How long after their events the results of each step were, with when that was.
+    pub departure: &'a [(Micros, Lags)],
+    /// Bytes that came in, and that went out.
+    pub bytes: (usize, usize),
+    /// When the commit was handed to the bus.
+    pub submitted: Micros,
+    /// When it was visible.
+    pub visible: Micros,
+    /// How much of a source is read.
+    pub input: Option<InputBytes>,
+    /// How far the input partitions are dealt with.
+    pub positions: &'a Positions,
 }
 
 /// What was seen of a task so far.
@@ -41,15 +104,24 @@ pub struct Seen {
     lag_micros: Option<Histogram<u64>>,
 }
 
+fn seconds(micros: Micros) -> f64 {
+    micros as f64 / 1e6
+}
+
 impl Meter {
     /// The report of a task that has not started.
-    pub fn new(registry: &Registry, pipeline: &str, stage: &Stage, task: u32) -> Self {
-        Self {
+    pub fn new(registry: &Registry, pipeline: &str, stage: &Stage, task: u32) -> Arc<Self> {
+        let meter = Arc::new(Self {
+            pipeline: pipeline.to_owned(),
+            stage: stage.name.clone(),
             metrics: registry.task(pipeline, stage, task),
             seen: Mutex::new(Seen::default()),
+            now: Mutex::default(),
             health: registry.health().clone(),
             name: format!("task {task} of stage {}", stage.name),
-        }
+        });
+        registry.add(&meter);
+        meter
     }
 
     /// The task, as people are told of it.
@@ -66,8 +138,49 @@ impl Meter {
         seen.input = input;
     }
 
-    /// The task has committed a step whose oldest row arrived so long ago, and so much of its input is read.
-    pub(crate) fn committed(&self, step: Counts, lag: Micros, input: Option<InputBytes>) {
+    /// The task turns to something else, and has been doing what it did until now.
+    pub(crate) fn turns_to(&self, doing: Doing) {
+        self.turn(Some(doing));
+    }
+
+    fn turn(&self, doing: Option<Doing>) {
+        let mut now = self.now.lock();
+        let at = Instant::now();
+        if let Some((before, since)) = now.doing
+            && let Some(spent) = self.metrics.spent.get(before as usize)
+        {
+            spent.add((at - since).as_secs_f64());
+        }
+        now.doing = doing.map(|doing| (doing, at));
+    }
+
+    /// There were rows for the task, or none, when it looked.
+    pub(crate) fn looked(&self, found: bool) {
+        self.now.lock().has_caught_up = !found;
+    }
+
+    /// Brings up to date what changes while nothing happens.
+    pub(super) fn look(&self) {
+        let doing = self.now.lock().doing.map(|(doing, _)| doing);
+        self.turn(doing);
+        let Now { has_caught_up, since, .. } = *self.now.lock();
+        let behind = if has_caught_up || since == 0 { 0 } else { now() - since };
+        self.metrics.behind_seconds.set(seconds(behind.max(0)));
+    }
+
+    /// How far the task's input partitions are dealt with.
+    pub(super) fn positions(&self) -> Positions {
+        self.now.lock().positions.clone()
+    }
+
+    /// So many offsets are between that and the end of a partition.
+    pub(super) fn behind(&self, registry: &Registry, partition: &TopicPartition, offsets: u64) {
+        registry.behind(&self.pipeline, &self.stage, partition, offsets);
+    }
+
+    /// The task has committed something.
+    pub(crate) fn committed(&self, report: Report<'_>) {
+        let Report { counts: step, visible, .. } = report;
         let metrics = &self.metrics;
         metrics.rows_in.increment(step.rows_in);
         metrics.rows_out.increment(step.rows_out);
@@ -80,16 +193,39 @@ impl Meter {
         metrics.foreign.increment(step.foreign);
         metrics.events.increment(step.events);
         metrics.commits.increment(1);
-        metrics.lag.record(lag as f64 / 1e6);
-        metrics.last_commit.set(now() as f64 / 1e6);
+        metrics.bytes_in.increment(report.bytes.0 as u64);
+        metrics.bytes_out.increment(report.bytes.1 as u64);
+        for (polled, rows) in report.polled {
+            metrics.residence.record(seconds(visible - polled), *rows);
+        }
+        report.arrival.iter().for_each(|(lag, rows)| metrics.arrival_lag.record(seconds(lag), rows));
+        for (encoded, lags) in report.departure {
+            metrics.backfilled.increment(lags.backfilled);
+            metrics.ahead.increment(lags.ahead);
+            lags.iter().for_each(|(lag, rows)| metrics.departure_lag.record(seconds(lag + visible - encoded), rows));
+        }
+        metrics.commit_seconds.record(seconds(visible - report.submitted), 1);
+        metrics.commit_rows.record(step.rows_in as f64, 1);
+        let lag = (visible - report.since).max(0);
+        metrics.lag.record(seconds(lag), 1);
+        metrics.last_commit.set(seconds(now()));
+        {
+            let mut now = self.now.lock();
+            now.since = report.since;
+            now.positions.clone_from(report.positions);
+        }
         let mut seen = self.seen.lock();
         seen.total += step;
         seen.run += step;
-        seen.input = input;
-        let lag = u64::try_from(lag).unwrap_or(0).clamp(1, LONGEST_MICROS);
+        seen.input = report.input;
         if let Some(lags) = &mut seen.lag_micros {
-            lags.saturating_record_n(lag, step.rows_in);
+            lags.saturating_record_n((lag as u64).clamp(1, LONGEST_MICROS), step.rows_in);
         }
+    }
+
+    /// The last checkpoint of the task has so many bytes.
+    pub(crate) fn checkpoint(&self, bytes: usize) {
+        self.metrics.checkpoint.set(bytes as f64);
     }
 
     /// The open windows of the task take so many bytes, and may take so many.
@@ -113,14 +249,18 @@ impl Meter {
     }
 
     /// The task has failed, and will go on from its last commit. Gives whether that is news.
-    pub(crate) fn failed(&self, error: &dyn Error) -> bool {
+    pub(crate) fn failed(&self, error: &dyn Error, by_bus: bool) -> bool {
+        self.turn(None);
         self.metrics.up.set(0.0);
+        self.metrics.bus_errors.increment(u64::from(by_bus));
         self.metrics.restarts.increment(1);
         self.health.ill(&self.name, error.to_string())
     }
 
     /// The task has ended, or is somebody else's.
     pub(crate) fn ended(&self) {
+        self.turn(None);
+        self.now.lock().has_caught_up = true;
         self.metrics.up.set(0.0);
         self.health.well(&self.name);
     }

@@ -1,13 +1,16 @@
 //! Every metric: its name, type, unit and labels, and what it means. `docs/metrics.md` is made of this.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
+use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use parking_lot::Mutex;
 
 use crate::bus::{Extent, TopicPartition};
 use crate::telemetry::Health;
+use crate::telemetry::meter::{Doing, Meter};
+use crate::telemetry::weighted::{Collection, Seconds, Weighted};
 use crate::topology::Stage;
 
 /// A metric, but for its values.
@@ -48,6 +51,10 @@ impl fmt::Display for Kind {
 
 /// Of a task.
 const TASK: &[&str] = &["pipeline", "stage", "task"];
+/// Of a task, by what it does.
+const DOING: &[&str] = &["pipeline", "stage", "task", "state"];
+/// Of a partition that a stage reads.
+const INPUT: &[&str] = &["pipeline", "stage", "topic", "partition"];
 /// Of a partition of a topic.
 const PARTITION: &[&str] = &["topic", "partition"];
 /// Of the process.
@@ -67,6 +74,10 @@ const fn histogram(name: &'static str, help: &'static str) -> Definition {
     Definition { name, kind: Kind::Histogram, unit: Unit::Seconds, labels: TASK, help }
 }
 
+const fn bytes(name: &'static str, help: &'static str) -> Definition {
+    Definition { name, kind: Kind::Counter, unit: Unit::Bytes, labels: TASK, help }
+}
+
 const ROWS_IN: Definition = counter("fidelio_rows_in_total", "Rows that came in and were committed.");
 const ROWS_OUT: Definition = counter("fidelio_rows_out_total", "Rows that were published, or written by a sink.");
 const FILTERED: Definition =
@@ -81,6 +92,19 @@ const ABSORBED: Definition = counter(
     "Rows that came in and went into windows, which yield their results when they close.",
 );
 const EMITTED: Definition = counter("fidelio_rows_emitted_total", "Rows that windows yielded when they closed.");
+const BACKFILLED: Definition = counter(
+    "fidelio_rows_backfilled_total",
+    "Results of rows that are history: their events happened before the task first ran, or no source before it is followed. They have no event lag.",
+);
+const AHEAD: Definition = counter(
+    "fidelio_rows_ahead_total",
+    "Results whose events are yet to happen by the clock of the machine, of which one is wrong. Their event lag counts as 0.",
+);
+const BYTES_IN: Definition = bytes("fidelio_in_bytes_total", "Bytes of payload that came in and were committed.");
+const BYTES_OUT: Definition = bytes(
+    "fidelio_out_bytes_total",
+    "Bytes of results that were published, with their keys and headers, or written by a sink.",
+);
 const STATE: Definition =
     gauge("fidelio_state_bytes", Unit::Bytes, TASK, "Bytes of memory that the open windows of the task take.");
 const STATE_LIMIT: Definition = gauge(
@@ -104,6 +128,52 @@ const COMMITS: Definition = counter("fidelio_commits_total", "Commits of the tas
 const GONE: Definition = counter(
     "fidelio_messages_gone_total",
     "Messages that were gone before the task could read them, at most, where the pipeline goes on then.",
+);
+const ARRIVAL_LAG: Definition = histogram(
+    "fidelio_event_lag_arrival_seconds",
+    "From the events of rows to when the task polled them, a sample a row, without backfilled ones.",
+);
+const DEPARTURE_LAG: Definition = histogram(
+    "fidelio_event_lag_departure_seconds",
+    "From the events of results to when they were visible, a sample a row, without backfilled ones: at a sink, from end to end.",
+);
+const RESIDENCE: Definition = histogram(
+    "fidelio_residence_seconds",
+    "From when the task polled rows to when what became of them was visible, a sample a row.",
+);
+const COMMIT_SECONDS: Definition = histogram(
+    "fidelio_commit_duration_seconds",
+    "From when a commit was handed to the bus to when it was visible: results, events, dead letters and the checkpoint with them.",
+);
+const COMMIT_ROWS: Definition = Definition {
+    unit: Unit::Count,
+    ..histogram("fidelio_commit_rows", "Rows that came in with a commit, a sample a commit.")
+};
+const CHECKPOINT: Definition =
+    gauge("fidelio_checkpoint_bytes", Unit::Bytes, TASK, "Bytes of the last checkpoint, without what windows hold.");
+const SPENT: Definition = Definition {
+    unit: Unit::Seconds,
+    labels: DOING,
+    ..counter(
+        "fidelio_task_seconds_total",
+        "Seconds that the task spent: `busy`, `idle` without rows, or `backpressured`, waiting for the bus or the sink to take what it has.",
+    )
+};
+const BUS_ERRORS: Definition = counter(
+    "fidelio_bus_errors_total",
+    "How often the bus has failed the task, which then goes on from its last commit.",
+);
+const BEHIND: Definition = gauge(
+    "fidelio_consumer_lag_offsets",
+    Unit::Count,
+    INPUT,
+    "Offsets between what the stage has committed of a partition and its end; on Kafka the marks of transactions have offsets, too.",
+);
+const BEHIND_SECONDS: Definition = gauge(
+    "fidelio_consumer_lag_seconds",
+    Unit::Seconds,
+    TASK,
+    "How long ago the rows arrived in the pipeline that the task has committed last, while there are more for it; else 0.",
 );
 const LAG: Definition = histogram(
     "fidelio_lag_seconds",
@@ -141,7 +211,7 @@ const BUILD_INFO: Definition =
     gauge("fidelio_build_info", Unit::Count, &["version"], "1; the label says which version of Fidelio it is.");
 
 /// All of them, in the order in which they are documented.
-const ALL: [&Definition; 23] = [
+const ALL: [&Definition; 37] = [
     &ROWS_IN,
     &ROWS_OUT,
     &FILTERED,
@@ -150,6 +220,10 @@ const ALL: [&Definition; 23] = [
     &LATE,
     &ABSORBED,
     &EMITTED,
+    &BACKFILLED,
+    &AHEAD,
+    &BYTES_IN,
+    &BYTES_OUT,
     &STATE,
     &STATE_LIMIT,
     &WATERMARK,
@@ -157,18 +231,33 @@ const ALL: [&Definition; 23] = [
     &EVENTS,
     &COMMITS,
     &GONE,
+    &ARRIVAL_LAG,
+    &DEPARTURE_LAG,
+    &RESIDENCE,
     &LAG,
+    &COMMIT_SECONDS,
+    &COMMIT_ROWS,
+    &CHECKPOINT,
+    &SPENT,
+    &BEHIND,
+    &BEHIND_SECONDS,
     &LAST_COMMIT,
     &UP,
     &RESTARTS,
+    &BUS_ERRORS,
     &BUS_UP,
     &FIRST_OFFSET,
     &END_OFFSET,
     &BUILD_INFO,
 ];
 
-/// Upper bounds of the lag histogram's buckets, in seconds.
-const LAG_BUCKETS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
+/// Upper bounds of the buckets of histograms of times, in seconds.
+const TIMES: &[f64] = &[
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 600.0, 3_600.0,
+    86_400.0,
+];
+/// The same of histograms of rows.
+const ROWS: &[f64] = &[1.0, 10.0, 100.0, 1_000.0, 5_000.0, 10_000.0, 20_000.0, 32_768.0];
 
 const METADATA: Metadata<'static> = Metadata::new("fidelio", Level::INFO, None);
 
@@ -176,6 +265,9 @@ const METADATA: Metadata<'static> = Metadata::new("fidelio", Level::INFO, None);
 pub struct Registry {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    histograms: Collection<Weighted>,
+    sums: Collection<Seconds>,
+    meters: Mutex<Vec<Weak<Meter>>>,
     health: Arc<Health>,
 }
 
@@ -192,7 +284,21 @@ pub(super) struct TaskMetrics {
     pub foreign: Counter,
     pub events: Counter,
     pub commits: Counter,
-    pub lag: Histogram,
+    pub backfilled: Counter,
+    pub ahead: Counter,
+    pub bytes_in: Counter,
+    pub bytes_out: Counter,
+    pub arrival_lag: Weighted,
+    pub departure_lag: Weighted,
+    pub residence: Weighted,
+    pub lag: Weighted,
+    pub commit_seconds: Weighted,
+    pub commit_rows: Weighted,
+    pub checkpoint: Gauge,
+    /// By what it does; see [`Doing`].
+    pub spent: [Seconds; 3],
+    pub behind_seconds: Gauge,
+    pub bus_errors: Counter,
     pub last_commit: Gauge,
     pub up: Gauge,
     pub restarts: Counter,
@@ -205,38 +311,54 @@ pub(super) struct TaskMetrics {
 
 impl Default for Registry {
     fn default() -> Self {
-        // Only an empty list of buckets is refused.
-        let builder = PrometheusBuilder::new().set_buckets(&LAG_BUCKETS).unwrap_or_default();
-        let recorder = builder.build_recorder();
+        let recorder = PrometheusBuilder::new().build_recorder();
         for Definition { name, kind, unit, help, .. } in ALL {
             let (name, unit, help) = (KeyName::from_const_str(name), Some(*unit), (*help).into());
             match kind {
                 Kind::Counter => recorder.describe_counter(name, unit, help),
                 Kind::Gauge => recorder.describe_gauge(name, unit, help),
-                Kind::Histogram => recorder.describe_histogram(name, unit, help),
+                Kind::Histogram => {}
             }
         }
         let build = BUILD_INFO.key(&[env!("CARGO_PKG_VERSION").to_owned()]);
         recorder.register_gauge(&build, &METADATA).set(1.0);
         let handle = recorder.handle();
-        Self { recorder, handle, health: Arc::default() }
+        let (histograms, sums) = (Collection::default(), Collection::default());
+        Self { recorder, handle, histograms, sums, meters: Mutex::default(), health: Arc::default() }
     }
 }
 
 impl Registry {
     /// All metrics in Prometheus' text format.
     pub fn render(&self) -> String {
-        self.handle.render()
+        self.meters().iter().for_each(|meter| meter.look());
+        let mut text = self.handle.render();
+        // Nothing fails that writes to a text.
+        let _ = self.histograms.write(&mut text).and_then(|()| self.sums.write(&mut text));
+        text
+    }
+
+    /// The tasks that report here.
+    pub(super) fn meters(&self) -> Vec<Arc<Meter>> {
+        self.meters.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// One more task reports here.
+    pub(super) fn add(&self, meter: &Arc<Meter>) {
+        let mut meters = self.meters.lock();
+        meters.retain(|meter| meter.strong_count() > 0);
+        meters.push(Arc::downgrade(meter));
+    }
+
+    /// So many offsets are between what a stage has committed of a partition and its end.
+    pub(super) fn behind(&self, pipeline: &str, stage: &str, of: &TopicPartition, offsets: u64) {
+        let labels = [pipeline, stage, of.topic.as_str(), &of.partition.to_string()].map(str::to_owned);
+        self.recorder.register_gauge(&BEHIND.key(&labels), &METADATA).set(offsets as f64);
     }
 
     /// Whether the process works as it should.
     pub fn health(&self) -> &Arc<Health> {
         &self.health
-    }
-
-    /// Folds recent samples into their histograms, so that they do not pile up while nobody scrapes.
-    pub(super) fn fold(&self) {
-        self.handle.run_upkeep();
     }
 
     pub(super) fn partition(&self, of: &TopicPartition, extent: Extent) {
@@ -256,6 +378,19 @@ impl Registry {
         let key = |definition: &Definition| definition.key(&labels);
         let counter = |definition: &Definition| self.recorder.register_counter(&key(definition), &METADATA);
         let gauge = |definition: &Definition| self.recorder.register_gauge(&key(definition), &METADATA);
+        let times = |definition: &Definition, labels: &[&str]| {
+            let labels = definition.labels.iter().zip(labels).map(|(name, value)| format!("{name}=\"{value}\""));
+            (definition.name, definition.help, labels.collect::<Vec<_>>().join(","))
+        };
+        let of_task = [pipeline, &stage.name, &task.to_string()];
+        let histogram = |definition: &Definition, bounds| {
+            let (name, help, labels) = times(definition, &of_task);
+            self.histograms.get(name, help, labels, || Weighted::new(bounds))
+        };
+        let spent = Doing::ALL.map(|doing| {
+            let (name, help, labels) = times(&SPENT, &[pipeline, &stage.name, &task.to_string(), doing.as_str()]);
+            self.sums.get(name, help, labels, Seconds::default)
+        });
         TaskMetrics {
             rows_in: counter(&ROWS_IN),
             rows_out: counter(&ROWS_OUT),
@@ -268,7 +403,20 @@ impl Registry {
             foreign: counter(&FOREIGN),
             events: counter(&EVENTS),
             commits: counter(&COMMITS),
-            lag: self.recorder.register_histogram(&key(&LAG), &METADATA),
+            backfilled: counter(&BACKFILLED),
+            ahead: counter(&AHEAD),
+            bytes_in: counter(&BYTES_IN),
+            bytes_out: counter(&BYTES_OUT),
+            arrival_lag: histogram(&ARRIVAL_LAG, TIMES),
+            departure_lag: histogram(&DEPARTURE_LAG, TIMES),
+            residence: histogram(&RESIDENCE, TIMES),
+            lag: histogram(&LAG, TIMES),
+            commit_seconds: histogram(&COMMIT_SECONDS, TIMES),
+            commit_rows: histogram(&COMMIT_ROWS, ROWS),
+            checkpoint: gauge(&CHECKPOINT),
+            spent,
+            behind_seconds: gauge(&BEHIND_SECONDS),
+            bus_errors: counter(&BUS_ERRORS),
             last_commit: gauge(&LAST_COMMIT),
             up: gauge(&UP),
             restarts: counter(&RESTARTS),
@@ -317,8 +465,9 @@ mod tests {
         assert_eq!(names.len(), ALL.len());
         for Definition { name, kind, unit, help, .. } in ALL {
             assert_eq!(name.ends_with("_total"), matches!(kind, Kind::Counter), "{name}");
-            assert_eq!(name.ends_with("_bytes"), matches!(unit, Unit::Bytes), "{name}");
-            assert_eq!(name.ends_with("_seconds"), matches!(unit, Unit::Seconds), "{name}");
+            let of = name.trim_end_matches("_total");
+            assert_eq!(of.ends_with("_bytes"), matches!(unit, Unit::Bytes), "{name}");
+            assert_eq!(of.ends_with("_seconds"), matches!(unit, Unit::Seconds), "{name}");
             assert!(name.starts_with("fidelio_") && help.ends_with('.'), "{name}");
         }
     }

@@ -9,8 +9,10 @@ pub mod logs;
 mod meter;
 mod metrics;
 mod upkeep;
+mod weighted;
 
 pub use health::Health;
+pub(crate) use meter::{Doing, Report};
 pub use meter::{Meter, Seen};
 pub use metrics::Registry;
 pub(crate) use upkeep::{upkeep, watch};

@@ -9,7 +9,7 @@ use crate::telemetry::Registry;
 /// How often topics are looked at.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Shows how far the topics reach, and keeps the histograms small, until it is dropped.
+/// Shows how far the topics reach, and how far tasks are behind them, until it is dropped.
 pub(crate) async fn upkeep(registry: Arc<Registry>, log: Arc<dyn Log>, topics: Vec<Topic>) {
     loop {
         for topic in &topics {
@@ -20,7 +20,16 @@ pub(crate) async fn upkeep(registry: Arc<Registry>, log: Arc<dyn Log>, topics: V
                 Err(error) => tracing::debug!(%topic, %error, "its extent is not known now"),
             }
         }
-        registry.fold();
+        for meter in registry.meters() {
+            for (partition, next) in meter.positions() {
+                let extents = log.extents(&partition.topic).await;
+                if let Some(extent) =
+                    extents.ok().and_then(|extents| extents.get(partition.partition as usize).copied())
+                {
+                    meter.behind(&registry, &partition, extent.end.saturating_sub(next));
+                }
+            }
+        }
         tokio::time::sleep(INTERVAL).await;
     }
 }

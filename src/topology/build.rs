@@ -54,12 +54,20 @@ pub(super) fn build(pipeline: &Pipeline, holes: &Holes, engine: &Engine) -> Resu
     }
 }
 
-/// The stages, of which those know it that say how far they are.
+/// The stages, of which those know it that say how far they are, and those whose rows are not all history.
 fn heard(mut stages: Vec<Stage>) -> Vec<Stage> {
     let mut timed: HashSet<Arc<str>> = HashSet::new();
     for stage in &stages {
         if stage.event_time.is_some() || stage.from.iter().any(|from| timed.contains(from)) {
             timed.insert(stage.name.clone());
+        }
+    }
+    let mut live: HashSet<Arc<str>> = HashSet::new();
+    for stage in &mut stages {
+        let comes_in = matches!(&stage.work, Work::Source(source) if windows::is_live(source));
+        stage.is_live = comes_in || stage.from.iter().any(|from| live.contains(from));
+        if stage.is_live {
+            live.insert(stage.name.clone());
         }
     }
     let mut awaited: HashSet<Arc<str>> = HashSet::new();
@@ -258,6 +266,7 @@ impl<'a> Builder<'a> {
             times_of_inputs,
             state_limit: stage.state_limit.as_ref().map_or(STATE_LIMIT, |limit| limit.value as usize),
             is_heard: false,
+            is_live: false,
             events,
             format: stage.format,
             tasks: counts.tasks,

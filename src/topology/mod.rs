@@ -53,6 +53,8 @@ pub struct Stage {
     pub times_of_inputs: Vec<Option<usize>>,
     /// Bytes of memory that the open windows of a task may take.
     pub state_limit: usize,
+    /// Whether some of its rows come from a source that has no end, and are not all history.
+    pub is_live: bool,
     /// Whether it says how far it is in event time: some source before it knows, or windows behind it wait for it.
     pub is_heard: bool,
     /// Its domain events: type, and the query over its own results.

@@ -25,6 +25,11 @@ pub(super) fn timeless<'a>(
     None
 }
 
+/// Whether rows come in as their events happen.
+pub(super) fn is_live(source: &Source) -> bool {
+    has_no_end(source) || matches!(source, Source::Lines(lines) if matches!(lines.input, Input::Stdin))
+}
+
 fn has_no_end(source: &Source) -> bool {
     match source {
         Source::Lines(lines) => matches!(lines.input, Input::File { follow: true, .. }),

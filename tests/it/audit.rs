@@ -277,6 +277,7 @@ fn a_running_pipeline_is_audited_while_rows_flow() {
     let scratch = Scratch::with(&follow);
     scratch.write("in.ndjson", orders(0..60));
     let mut running = Running::start(&mut scratch.command(&["run", "p.toml"]));
+    until("there is something to look at", || !audit(&scratch, "data").stdout.is_empty());
     let mut input = std::fs::OpenOptions::new().append(true).open(scratch.path("in.ndjson")).unwrap();
     for minute in 1..9 {
         std::io::Write::write_all(&mut input, orders(minute * 60..minute * 60 + 60).as_bytes()).unwrap();

@@ -12,6 +12,7 @@ mod embed;
 mod embedded;
 mod kafka;
 mod kill;
+mod lag;
 mod overlap;
 mod pipeline_tests;
 mod run;
