@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bus::{Micros, Positions, Topic, TopicPartition};
 use crate::connector::Position;
-use crate::fidelity::{Counts, Entry, Said, is_zero};
+use crate::fidelity::{Counts, Entry, Said, Sequence, is_zero};
 
 /// The version of the shape below. A checkpoint of another version is refused.
 const VERSION: u32 = 2;
@@ -45,6 +45,22 @@ pub struct Checkpoint {
     pub early: Option<Micros>,
     /// When the task ran for the first time: what happened before is history.
     pub began: Option<Micros>,
+    /// The rows that it has published to each partition of its results.
+    pub sent: Vec<u64>,
+    /// What has come from each predecessor.
+    pub received: Vec<Received>,
+}
+
+/// What has come from the tasks of a predecessor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Received {
+    /// The predecessor.
+    pub from: String,
+    /// Whether the partition was read from its first message on.
+    pub whole: bool,
+    /// What has come from each of its tasks, by its number.
+    pub tasks: Vec<(u32, Sequence)>,
 }
 
 /// The event time of a task.
@@ -190,6 +206,10 @@ struct Written {
     early: Option<Micros>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     began: Option<Micros>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    sent: Vec<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    received: Vec<Received>,
 }
 
 impl fmt::Display for Shape {
@@ -229,6 +249,8 @@ impl Checkpoint {
             pages: self.pages,
             early: self.early,
             began: self.began,
+            sent: self.sent.clone(),
+            received: self.received.clone(),
         };
         serde_json::to_vec(&written).map(Bytes::from).map_err(|error| Error::Damaged(error.to_string()))
     }
@@ -278,6 +300,8 @@ impl Checkpoint {
             pages: written.pages,
             early: written.early,
             began: written.began,
+            sent: written.sent,
+            received: written.received,
         })
     }
 }
@@ -285,7 +309,7 @@ impl Checkpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fidelity::{Minute, Tally};
+    use crate::fidelity::{Minute, Sequences, Tally};
     use proptest::prelude::*;
 
     #[test]
@@ -325,13 +349,21 @@ mod tests {
             book: vec![Entry {
                 minute: Minute::new(0),
                 from: Some("b".into()),
-                tally: Tally { counts: Counts { rows_in: 5, ..Counts::default() }, shifted: -5 },
+                tally: Tally { counts: Counts { rows_in: 5, ..Counts::default() }, shifted: -5, lost: 0 },
             }],
             pages: 3,
             early: Some(60_000_000),
             began: Some(7),
+            sent: vec![3, 0],
+            received: vec![Received {
+                from: "b".into(),
+                whole: true,
+                tasks: Sequences::of(true, [(1, serde_json::from_str(r#"{"said":4,"since":1}"#).unwrap())])
+                    .by_task()
+                    .collect(),
+            }],
         };
-        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"dead_lettered":1,"absorbed":8,"emitted":7,"events":2,"foreign":1},"missed":4,"gone":6,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}},"clock":{"inputs":[{"input":"b","task":1,"said":"9 end 2"}],"greatest":-3,"said":"1000000"},"windows":{"version":1,"first":2,"next":9,"closed":"-60","keeps":["(a text)"]},"book":[{"minute":"1970-01-01T00:00:00Z","from":"b","rows_in":5,"shifted":-5}],"pages":3,"early":60000000,"began":7}"#;
+        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"dead_lettered":1,"absorbed":8,"emitted":7,"events":2,"foreign":1},"missed":4,"gone":6,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}},"clock":{"inputs":[{"input":"b","task":1,"said":"9 end 2"}],"greatest":-3,"said":"1000000"},"windows":{"version":1,"first":2,"next":9,"closed":"-60","keeps":["(a text)"]},"book":[{"minute":"1970-01-01T00:00:00Z","from":"b","rows_in":5,"shifted":-5}],"pages":3,"early":60000000,"began":7,"sent":[3,0],"received":[{"from":"b","whole":true,"tasks":[[1,{"said":4,"since":1}]]}]}"#;
         assert_eq!(checkpoint.encode().unwrap(), written.as_bytes());
         assert_eq!(Checkpoint::decode(written.as_bytes()).unwrap(), checkpoint);
     }

@@ -402,7 +402,7 @@ mod tests {
             });
             let went = Counts { rows_in: taken, rows_out: taken, ..Counts::default() };
             for (stage, from, counts) in [(&mut first, None, came), (&mut second, Some("first".into()), went)] {
-                *stage.ledger.entry((minute, from)).or_default() += Tally { counts, shifted: 0 };
+                *stage.ledger.entry((minute, from)).or_default() += Tally { counts, ..Tally::default() };
                 stage.counts += counts;
                 results(stage, counts.rows_out);
                 *stage.letters.rows.entry(minute).or_insert(0) += counts.dead_lettered;
@@ -481,7 +481,7 @@ mod tests {
     fn rows_that_were_deleted_before_the_stage_first_came_are_not_lost() {
         let mut evidence = chain(&[(3, 5, 0, 0)]);
         let counts = Counts { rows_in: 2, rows_out: 2, ..Counts::default() };
-        evidence[1].ledger.insert((Minute::new(3), Some("first".into())), Tally { counts, shifted: 0 });
+        evidence[1].ledger.insert((Minute::new(3), Some("first".into())), Tally { counts, ..Tally::default() });
         evidence[1].results.as_mut().unwrap().rows.insert(Minute::new(3), 2);
         (evidence[1].counts, evidence[1].missed) = (counts, 3);
         assert_eq!(audit(&evidence, &all()).findings, []);

@@ -34,6 +34,10 @@ pub struct Tally {
     /// this one. Over all minutes it is 0.
     #[serde(skip_serializing_if = "is_nothing")]
     pub shifted: i64,
+    /// Rows that the predecessor says it had published before these and that have not come, less those that have come again, as the
+    /// stage itself has noticed.
+    #[serde(skip_serializing_if = "is_nothing")]
+    pub lost: i64,
 }
 
 fn is_nothing(rows: &i64) -> bool {
@@ -51,6 +55,7 @@ impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.counts += other.counts;
         self.shifted += other.shifted;
+        self.lost += other.lost;
     }
 }
 
@@ -167,7 +172,7 @@ mod tests {
     use super::*;
 
     fn rows_in(rows: u64) -> Tally {
-        Tally { counts: Counts { rows_in: rows, ..Counts::default() }, shifted: 0 }
+        Tally { counts: Counts { rows_in: rows, ..Counts::default() }, ..Tally::default() }
     }
 
     fn said(minute: i64, status: Status) -> Option<Watermark> {
@@ -203,7 +208,7 @@ mod tests {
     fn entries_are_written_as_they_are_documented() {
         let mut book = Book::default();
         let counts = Counts { rows_in: 3, rows_out: 1, late: 2, ..Counts::default() };
-        *book.at(Minute::new(22_616_220), Some(1)) += Tally { counts, shifted: -1 };
+        *book.at(Minute::new(22_616_220), Some(1)) += Tally { counts, shifted: -1, lost: 0 };
         *book.at(Minute::NONE, None) += rows_in(1);
         let entries = book.entries(&["a", "b"]);
         let page = Page { task: 2, through: Some(1_356_973_200_000_000), early: None, entries: entries.clone() };

@@ -6,6 +6,7 @@ mod counts;
 mod lag;
 mod ledger;
 mod minutes;
+mod sequence;
 mod watermark;
 
 pub use account::{Account, Error, accounts};
@@ -18,4 +19,6 @@ pub(crate) use ledger::{Book, Feeder};
 pub use ledger::{Entry, Page, Tally};
 pub use minutes::Minute;
 pub(crate) use minutes::Minutes;
+pub use sequence::Sequence;
+pub(crate) use sequence::Sequences;
 pub use watermark::{Said, Status, Watermark};

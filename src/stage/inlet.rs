@@ -12,16 +12,16 @@ use ::arrow::datatypes::SchemaRef;
 use ::arrow::record_batch::RecordBatch;
 
 use crate::bus::{self, Lease, Limit, Message, Micros, Record, Topic};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Received};
 use crate::codec::{self, Decoded, Decoder, RawRows, arrow, csv, json};
 use crate::config;
 use crate::connector::{self, Block, Source};
 use crate::failure::{Class, DeadLetter, Reject, narrow};
-use crate::fidelity::{Said, Status};
+use crate::fidelity::{Minute, Minutes, Said, Sequences, Status};
 use crate::stage::TaskError;
 use crate::stage::origins::{Origins, Rows, SourceRows, dead_message, relative_name};
 use crate::stage::others::OthersInlet;
-use crate::stage::owner::{Owner, TASK, WATERMARK, has_no_rows};
+use crate::stage::owner::{Owner, SENT, TASK, WATERMARK, has_no_rows};
 use crate::time_of_day::now;
 
 /// How much is polled at most: enough that a commit of it costs little per row, and little enough that a batch in each stage
@@ -102,6 +102,9 @@ pub(super) struct Arrived {
     pub since: Micros,
     /// How many of them the owner of their topic did not publish.
     pub foreign: u64,
+    /// Rows that predecessors say they had published before them and that have not come, by the number of the predecessor and the
+    /// minute; if negative, those that have come again.
+    pub missing: Vec<(usize, Minute, i64)>,
 }
 
 impl Arrived {
@@ -162,6 +165,8 @@ pub(super) struct TopicInput {
     pub is_heard: bool,
     /// The column with the event time of its rows.
     pub time: Option<usize>,
+    /// What has come from its tasks.
+    pub sequences: Sequences,
 }
 
 impl Inlet {
@@ -206,7 +211,18 @@ impl Inlet {
                 Ok(inlet.source.resume(committed.source.clone()).await?)
             }
             Inlet::Others(inlet) => inlet.resume(committed).await,
-            Inlet::Topics(_) => Ok(()),
+            Inlet::Topics(inlet) => {
+                inlet.inputs.iter_mut().for_each(|input| input.resume(committed));
+                Ok(())
+            }
+        }
+    }
+
+    /// What has come from the predecessors, for a checkpoint.
+    pub fn received(&self) -> Vec<Received> {
+        match self {
+            Inlet::Topics(inlet) => inlet.inputs.iter().map(TopicInput::received).collect(),
+            Inlet::Source(_) | Inlet::Others(_) => Vec::new(),
         }
     }
 
@@ -248,7 +264,7 @@ impl SourceInlet {
             rows: vec![Rows { input: 0, batch: decoded.batch, origins, watermark: None }],
             dead_letters,
             since,
-            foreign: 0,
+            ..Arrived::default()
         })
     }
 
@@ -339,16 +355,21 @@ impl TopicInlet {
                 arrived.dead_letters.push(dead_message(&self.stage, &message, reject));
                 continue;
             }
+            let mut missing = counted(&mut input.sequences, &self.stage, &input.owner, &message);
             let is_heard = input.is_heard;
             let said = |record: &Record| if is_heard { said(record) } else { None };
             let mut watermark = said(&message.record);
             if let Some(said) = watermark.filter(|_| has_no_rows(&message.record)) {
                 arrived.rows.push(Rows::none(number, &input.schema, said));
+                if missing != 0 {
+                    arrived.missing.push((number, Minute::NONE, missing));
+                }
                 continue;
             }
             let (batch, origins) = match &mut input.decoder {
                 Some(decoder) if is_json(&message) => {
                     let (by_topic, owner) = (&self.by_topic, &input.owner);
+                    let (sequences, stage) = (&mut input.sequences, &self.stage);
                     // What is said of the rows behind a message is not said of those with it.
                     let mut has_more = watermark.is_none();
                     let is_alike = |next: &&Message| {
@@ -359,6 +380,7 @@ impl TopicInlet {
                         if is_alike {
                             watermark = said(&next.record);
                             has_more = watermark.is_none();
+                            missing += counted(sequences, stage, owner, next);
                         }
                         is_alike
                     };
@@ -375,6 +397,9 @@ impl TopicInlet {
                     }
                 },
             };
+            if missing != 0 {
+                arrived.missing.push((number, Minutes::of(&batch, input.time).at(0), missing));
+            }
             arrived.rows.push(Rows { input: number, batch, origins, watermark });
         }
         Ok(arrived)
@@ -386,6 +411,24 @@ impl TopicInlet {
 }
 
 impl TopicInput {
+    /// Goes to where a commit left it; one that is new is whole if its partition is read from its first message on.
+    fn resume(&mut self, committed: &Checkpoint) {
+        let known = committed.received.iter().find(|received| received.from == self.owner.name());
+        self.sequences = match known {
+            Some(Received { whole, tasks, .. }) => Sequences::of(*whole, tasks.iter().copied()),
+            None => {
+                let mut starts =
+                    committed.positions.iter().filter(|(partition, _)| partition.topic == *self.owner.topic());
+                Sequences::of(starts.all(|(_, next)| *next == 0), [])
+            }
+        };
+    }
+
+    fn received(&self) -> Received {
+        let Self { owner, sequences, .. } = self;
+        Received { from: owner.name().to_owned(), whole: sequences.is_whole, tasks: sequences.by_task().collect() }
+    }
+
     /// The batch of a message under the contract, which can have been edited since it was published: rows that its types
     /// cannot hold become dead letters. Other columns are another matter, and refused.
     fn decode_batch(
@@ -428,6 +471,27 @@ impl TopicInput {
         let Origins::Message { message, .. } = whole else { return Ok((batch, whole)) };
         Ok((concat_batches(schema, &good)?, Origins::message(message, Some(kept))))
     }
+}
+
+/// How many rows are missing before what comes behind a message; if negative, how many have come again.
+fn counted(sequences: &mut Sequences, stage: &str, owner: &Owner, message: &Message) -> i64 {
+    let Message { partition, offset, record } = message;
+    let number = |name| std::str::from_utf8(record.headers.get(name)?).ok()?.parse::<u64>().ok();
+    let task = number(TASK).unwrap_or(0) as u32;
+    let missing = sequences.take(task, u64::from(record.rows), number(SENT));
+    let rows = missing.unsigned_abs();
+    match missing {
+        0 => {}
+        1.. => tracing::error!(
+            %stage, from = %owner.name(), task, %partition, offset, rows,
+            "rows are lost: the task that published them counts more up to this offset than have come"
+        ),
+        _ => tracing::error!(
+            %stage, from = %owner.name(), task, %partition, offset, rows,
+            "rows have come more than once: the task that published them counts fewer up to this offset"
+        ),
+    }
+    missing
 }
 
 /// What a message says of those that its task publishes behind it.

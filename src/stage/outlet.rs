@@ -48,6 +48,8 @@ pub(super) struct Encoded {
     pub encoded: Micros,
     /// Bytes that are put out.
     pub bytes: usize,
+    /// Rows that predecessors, by their number, have published and that have not come, or if negative have come again.
+    pub missing: Vec<(usize, i64)>,
     /// When the oldest of the rows arrived in the pipeline.
     pub since: Micros,
 }
@@ -68,6 +70,8 @@ pub(super) struct Outlet {
     task: u32,
     /// Rows that it has put out, ever.
     rows_out: u64,
+    /// Rows that it has published, ever, to each partition of its results.
+    sent: Vec<u64>,
     /// Whether the stage is a sink.
     is_last: bool,
     to: To,
@@ -99,6 +103,7 @@ impl Outlet {
             full_name: stage.full_name.clone(),
             task,
             rows_out: 0,
+            sent: Vec::new(),
             is_last: matches!(stage.work, Work::Sink(_)),
             to,
             books: Books::new(stage),
@@ -142,8 +147,11 @@ impl Outlet {
             encoder.encode(&part.results, &mut encoded.text)?;
         }
         // In a topic of others nothing is said to those behind.
-        if let (Some(said), To::Topic(published), false) = (part.watermark, &self.to, self.is_last) {
-            published.say(said, self.task, encoded.since, &mut made.results);
+        if let (To::Topic(published), false) = (&self.to, self.is_last) {
+            if let Some(said) = part.watermark {
+                published.say(said, self.task, encoded.since, &mut made.results);
+            }
+            published.count(&mut self.sent, self.task, &mut made.results);
         }
         encoded.results.append(&mut made.results.outgoing);
         encoded.events.append(&mut made.events.outgoing);
@@ -213,6 +221,11 @@ impl Outlet {
             .collect()
     }
 
+    /// How many rows it has published to each partition.
+    pub fn sent(&self) -> &[u64] {
+        &self.sent
+    }
+
     /// Whether results leave the pipeline by a connector.
     pub fn is_sink(&self) -> bool {
         matches!(self.to, To::Sink { .. })
@@ -221,6 +234,7 @@ impl Outlet {
     /// Goes to where a commit left it.
     pub async fn resume(&mut self, committed: &Checkpoint) -> Result<(), connector::Error> {
         self.rows_out = committed.counts.rows_out;
+        self.sent.clone_from(&committed.sent);
         self.books.resume(committed);
         match &mut self.to {
             To::Sink { encoder, sink } => sink.resume(committed.sink.clone(), encoder.head()).await,

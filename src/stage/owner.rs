@@ -12,6 +12,8 @@ use crate::topology::Stage;
 pub(super) const TASK: &str = "fidelio-task";
 /// The header of the last message of a step in each partition: what the task says of those behind it.
 pub(super) const WATERMARK: &str = "fidelio-watermark";
+/// The header of the last message of a step in each partition: how many rows the task has published there, ever.
+pub(super) const SENT: &str = "fidelio-sent";
 /// The header of a message of a row that has the stage that published it.
 pub(super) const SOURCE: &str = "ce_source";
 
@@ -34,6 +36,16 @@ impl Owner {
     pub fn new(stage: &Stage) -> Self {
         let (name, topic) = (stage.name.clone(), stage.results());
         Self { name, topic, source: source(&stage.full_name), is_alone: true }
+    }
+
+    /// The name of the stage.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &Topic {
+        &self.topic
     }
 
     /// Whether a record is one that the stage publishes.

@@ -7,7 +7,7 @@ use crate::checkpoint::{Checkpoint, Shape};
 use crate::codec::{Decoder, Encoder, csv, json};
 use crate::config::{self, LineFormat, Sink, Source};
 use crate::connector;
-use crate::fidelity::Book;
+use crate::fidelity::{Book, Sequences};
 use crate::sql::Answer;
 use crate::stage::clock::Clock;
 use crate::stage::facts::Facts;
@@ -110,6 +110,7 @@ impl Plan {
             owner: Owner::new(stage),
             is_heard: stage.is_heard,
             time: stage.time,
+            sequences: Sequences::default(),
         };
         Inlet::Topics(TopicInlet {
             stage: stage.name.clone(),

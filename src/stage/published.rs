@@ -13,7 +13,7 @@ use crate::fidelity::Said;
 use crate::stage::TaskError;
 use crate::stage::keys::{self, Keys};
 use crate::stage::outlet::{HEADROOM_BYTES, source};
-use crate::stage::owner::{SOURCE, TASK, WATERMARK};
+use crate::stage::owner::{SENT, SOURCE, TASK, WATERMARK};
 use crate::stage::process::Processed;
 use crate::stage::trace::{self, Context};
 use crate::topology::Stage;
@@ -30,6 +30,8 @@ pub(super) struct Published {
     keyless: Keyless,
     /// The column that is true for rows whose message has no value.
     tombstone: Option<usize>,
+    /// Whether messages of a row say which task has published them.
+    names_task: bool,
     attributes: Attributes,
 }
 
@@ -86,6 +88,8 @@ impl Published {
             event_time: stage.event_time.map(|time| time.column),
             keyless: Keyless::Home,
             tombstone: None,
+            // How many tasks there are of what reads a topic of others can change.
+            names_task: stage.tasks > 1 || stage.reads().is_some(),
             attributes: Attributes::of(stage),
         }
     }
@@ -97,6 +101,7 @@ impl Published {
             format: Format::Json,
             keyless: Keyless::Spread,
             tombstone: sink.tombstone.as_ref().and_then(|name| stage.schema.index_of(&name.value).ok()),
+            names_task: false,
             ..Self::results(stage)
         }
     }
@@ -142,6 +147,9 @@ impl Published {
                         let ordinal = ordinals.get(result).copied().unwrap_or(0);
                         self.attributes.put(&mut headers, record.value.is_some(), micros(row));
                         headers.write("ce_id", format_args!("{}/results/{ordinal}", part.rows.origins.origin(origin)));
+                        if self.names_task {
+                            headers.write(TASK, format_args!("{}", by.task));
+                        }
                         if traced {
                             headers.put_all(&part.rows.origins.trace(origin));
                         }
@@ -150,6 +158,29 @@ impl Published {
                     })?;
                 }
                 Ok(made)
+            }
+        }
+    }
+
+    /// Says in the last message of each partition how many rows the task has published there, these included.
+    pub fn count(&self, sent: &mut Vec<u64>, task: u32, made: &mut Made) {
+        sent.resize(sent.len().max(self.partitions as usize), 0);
+        for Outgoing { to, record } in &made.outgoing {
+            if let Some(rows) = sent.get_mut(to.partition as usize) {
+                *rows += u64::from(record.rows);
+            }
+        }
+        let mut silent: BTreeSet<u32> = (0..self.partitions).collect();
+        for Outgoing { to, record } in made.outgoing.iter_mut().rev() {
+            if silent.is_empty() {
+                break;
+            }
+            if silent.remove(&to.partition) {
+                if record.headers.get(TASK).is_none() {
+                    record.headers.push(TASK, task.to_string().as_bytes());
+                }
+                let rows = sent.get(to.partition as usize).copied().unwrap_or(0);
+                record.headers.push(SENT, rows.to_string().as_bytes());
             }
         }
     }

@@ -187,12 +187,16 @@ impl Task {
     fn prepare(&mut self, polled: Polled) -> Result<Step, Error> {
         let (size, when) = (polled.size(), now());
         let (positions, source, full) = (positions(&polled), self.inlet.position(), polled.is_full(size));
-        let Arrived { rows, mut dead_letters, since, foreign } = self.inlet.decode(polled)?;
+        let Arrived { rows, mut dead_letters, since, foreign, missing } = self.inlet.decode(polled)?;
         let Made { parts, dead_letters: more } = self.queries.process(rows)?;
         dead_letters.extend(more);
         let mut encoded = self.outlet.encode(dead_letters, Moments { since, polled: when }, parts)?;
         encoded.counts.rows_in = size.rows as u64;
         encoded.counts.foreign = foreign;
+        for (input, minute, rows) in &missing {
+            encoded.book.at(*minute, Some(*input)).lost += rows;
+        }
+        encoded.missing = missing.into_iter().map(|(input, _, rows)| (input, rows)).collect();
         Ok(Step { encoded, positions, source, size, when, full })
     }
 
@@ -327,6 +331,8 @@ impl Task {
         self.committed.sink = self.outlet.flush().await?;
         self.meter.turns_to(Doing::Busy);
         self.committed.clock = self.queries.clock.saved();
+        self.committed.sent = self.outlet.sent().to_vec();
+        self.committed.received = self.inlet.received();
         if let Some(time) = self.queries.clock.time() {
             self.meter.through(time);
         }
@@ -452,6 +458,8 @@ pub(super) struct Written {
     departure: Vec<(Micros, Lags)>,
     /// Bytes that go out.
     bytes: usize,
+    /// Rows that predecessors, by their number, have published and that have not come, or have come again.
+    missing: Vec<(usize, i64)>,
     /// When it was handed to the bus.
     submitted: Micros,
     /// How far the input partitions are dealt with.
@@ -470,6 +478,7 @@ impl Written {
         self.arrival.extend(&arrival);
         self.departure.push((encoded.encoded, departure));
         self.bytes += encoded.bytes;
+        self.missing.append(&mut encoded.missing);
     }
 
     /// What is to be said of it once it is visible.
@@ -481,6 +490,7 @@ impl Written {
             arrival: &self.arrival,
             departure: &self.departure,
             bytes: (self.size.bytes, self.bytes),
+            missing: &self.missing,
             submitted: self.submitted,
             visible,
             input,

@@ -81,6 +81,8 @@ pub(crate) struct Report<'a> {
     pub departure: &'a [(Micros, Lags)],
     /// Bytes that came in, and that went out.
     pub bytes: (usize, usize),
+    /// Rows that predecessors, by their number, have published and that have not come, or if negative have come again.
+    pub missing: &'a [(usize, i64)],
     /// When the commit was handed to the bus.
     pub submitted: Micros,
     /// When it was visible.
@@ -195,6 +197,12 @@ impl Meter {
         metrics.commits.increment(1);
         metrics.bytes_in.increment(report.bytes.0 as u64);
         metrics.bytes_out.increment(report.bytes.1 as u64);
+        for (input, rows) in report.missing {
+            if let Some([lost, repeated]) = metrics.missing.get(*input) {
+                if *rows > 0 { lost } else { repeated }.increment(rows.unsigned_abs());
+            }
+        }
+        metrics.unbalanced.increment(step.imbalance().unsigned_abs());
         for (polled, rows) in report.polled {
             metrics.residence.record(seconds(visible - polled), *rows);
         }

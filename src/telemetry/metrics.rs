@@ -51,6 +51,8 @@ impl fmt::Display for Kind {
 
 /// Of a task.
 const TASK: &[&str] = &["pipeline", "stage", "task"];
+/// Of a task, by the predecessor.
+const HOP: &[&str] = &["pipeline", "stage", "task", "from"];
 /// Of a task, by what it does.
 const DOING: &[&str] = &["pipeline", "stage", "task", "state"];
 /// Of a partition that a stage reads.
@@ -99,6 +101,24 @@ const BACKFILLED: Definition = counter(
 const AHEAD: Definition = counter(
     "fidelio_rows_ahead_total",
     "Results whose events are yet to happen by the clock of the machine, of which one is wrong. Their event lag counts as 0.",
+);
+const LOST: Definition = Definition {
+    labels: HOP,
+    ..counter(
+        "fidelio_rows_lost_total",
+        "Rows that a predecessor has published and that have not come: each of its tasks says how many it has published, and the stage counts along.",
+    )
+};
+const REPEATED: Definition = Definition {
+    labels: HOP,
+    ..counter(
+        "fidelio_rows_repeated_total",
+        "Rows that have come from a predecessor and that it has not published, or not again.",
+    )
+};
+const UNBALANCED: Definition = counter(
+    "fidelio_rows_unbalanced_total",
+    "Rows by which what came in and what windows yielded differs from what became of it, in a commit. It is 0, or there is a bug.",
 );
 const BYTES_IN: Definition = bytes("fidelio_in_bytes_total", "Bytes of payload that came in and were committed.");
 const BYTES_OUT: Definition = bytes(
@@ -211,7 +231,7 @@ const BUILD_INFO: Definition =
     gauge("fidelio_build_info", Unit::Count, &["version"], "1; the label says which version of Fidelio it is.");
 
 /// All of them, in the order in which they are documented.
-const ALL: [&Definition; 37] = [
+const ALL: [&Definition; 40] = [
     &ROWS_IN,
     &ROWS_OUT,
     &FILTERED,
@@ -222,6 +242,9 @@ const ALL: [&Definition; 37] = [
     &EMITTED,
     &BACKFILLED,
     &AHEAD,
+    &LOST,
+    &REPEATED,
+    &UNBALANCED,
     &BYTES_IN,
     &BYTES_OUT,
     &STATE,
@@ -286,6 +309,9 @@ pub(super) struct TaskMetrics {
     pub commits: Counter,
     pub backfilled: Counter,
     pub ahead: Counter,
+    /// For each predecessor, rows that have not come, and such that have come again.
+    pub missing: Vec<[Counter; 2]>,
+    pub unbalanced: Counter,
     pub bytes_in: Counter,
     pub bytes_out: Counter,
     pub arrival_lag: Weighted,
@@ -387,6 +413,10 @@ impl Registry {
             let (name, help, labels) = times(definition, &of_task);
             self.histograms.get(name, help, labels, || Weighted::new(bounds))
         };
+        let hop = |definition: &Definition, from: &Arc<str>| {
+            let labels = [pipeline.to_owned(), stage.name.to_string(), task.to_string(), from.to_string()];
+            self.recorder.register_counter(&definition.key(&labels), &METADATA)
+        };
         let spent = Doing::ALL.map(|doing| {
             let (name, help, labels) = times(&SPENT, &[pipeline, &stage.name, &task.to_string(), doing.as_str()]);
             self.sums.get(name, help, labels, Seconds::default)
@@ -405,6 +435,8 @@ impl Registry {
             commits: counter(&COMMITS),
             backfilled: counter(&BACKFILLED),
             ahead: counter(&AHEAD),
+            missing: stage.from.iter().map(|from| [&LOST, &REPEATED].map(|of| hop(of, from))).collect(),
+            unbalanced: counter(&UNBALANCED),
             bytes_in: counter(&BYTES_IN),
             bytes_out: counter(&BYTES_OUT),
             arrival_lag: histogram(&ARRIVAL_LAG, TIMES),

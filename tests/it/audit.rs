@@ -125,6 +125,21 @@ fn copy(scratch: &Scratch, to: &str, mut edit: impl FnMut(&Message) -> Vec<Recor
     });
 }
 
+/// Runs the rest of the pipeline on the copy. What the two stages behind `priced` notice is said once by each, and is in their books.
+fn noticed(scratch: &Scratch, what: &str) -> String {
+    let output = scratch.fidelio(&["run", "p.toml", "--data-dir", "copy"]);
+    assert_eq!(output.status.code(), Some(0));
+    let log = String::from_utf8(output.stderr).unwrap();
+    let said: Vec<&str> = log.lines().filter(|line| line.contains(what)).collect();
+    assert!(said.len() == 2 && said.iter().all(|line| line.contains("ERROR")), "{log}");
+    let found: Value = serde_json::from_slice(&audit(scratch, "copy").stdout).unwrap();
+    for stage in [2, 3] {
+        let minutes = found["stages"][stage]["minutes"].as_array().unwrap();
+        assert_eq!(minutes.iter().filter_map(|line| line["lost"].as_i64()).map(i64::abs).sum::<i64>(), 1);
+    }
+    said[0].to_owned()
+}
+
 fn is_of(message: &Message, topic: &str) -> bool {
     message.partition.topic.as_str() == format!("acme.audit.{topic}")
 }
@@ -203,7 +218,8 @@ fn a_row_that_is_deleted_before_the_next_stage_has_read_it_is_missed_between_the
         true => vec![with_rows(&message.record, 0..message.record.rows as usize - 1)],
         false => vec![message.record.clone()],
     });
-    assert_eq!(scratch.fidelio(&["run", "p.toml", "--data-dir", "copy"]).status.code(), Some(0));
+    let said = noticed(&scratch, "rows are lost");
+    assert!(said.contains("from=priced") && said.contains("rows=1"), "{said}");
     let found = places(&findings(&scratch, "copy"));
     let expected = [place("priced minutes hop", 9, 1), place("priced out hop", 9, 1), place("priced results", 9, 1)];
     assert_eq!(found, expected);
@@ -217,7 +233,8 @@ fn a_row_that_is_there_twice_is_one_too_many() {
         false => vec![message.record.clone()],
     });
     assert!(places(&findings(&scratch, "copy")).contains(&place("priced results", 1, -1)));
-    assert_eq!(scratch.fidelio(&["run", "p.toml", "--data-dir", "copy"]).status.code(), Some(0));
+    let said = noticed(&scratch, "rows have come more than once");
+    assert!(said.contains("from=priced") && said.contains("rows=1"), "{said}");
     let found = places(&findings(&scratch, "copy"));
     let expected = [place("priced minutes hop", 1, -1), place("priced out hop", 1, -1), place("priced results", 1, -1)];
     assert_eq!(found, expected);

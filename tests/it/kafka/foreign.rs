@@ -47,4 +47,16 @@ fn what_others_publish_to_a_topic_of_the_pipeline_is_noticed_and_becomes_dead_le
     let reason = |stage: &str, topic: &str| format!("not published by stage {stage}, which owns the topic {topic}");
     let expected = [reason("orders", &orders), reason("priced", &priced)];
     assert_eq!(found, [&expected[0], &expected[0], &expected[1], &expected[1]]);
+
+    // Every row is accounted for, until somebody puts one there in the owner's name.
+    scratch.assert_accounted_for();
+    let source = format!("/{}", priced.trim_end_matches(".results").replace('.', "/"));
+    produce(&priced, &format!("content-type:application/json,ce_source:{source}\tk\t{row}\n"));
+    let output = scratch.fidelio(&["audit", "p.toml"]);
+    let found = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{found}");
+    let lines: Vec<&str> = found.lines().map(str::trim).filter(|line| line.contains(" -1: ")).collect();
+    let place = |line: &&str| line.split(" -1: ").next().unwrap().to_owned();
+    let expected = ["priced without event time", "priced → tripled without event time"];
+    assert_eq!(lines.iter().map(place).collect::<Vec<_>>(), expected, "{found}");
 }

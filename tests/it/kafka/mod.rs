@@ -143,6 +143,7 @@ fn a_pipeline_gives_on_kafka_what_it_gives_on_the_embedded_log() {
     let expected = embedded.run();
     let found = kafka.run();
     found.assert_balanced();
+    kafka.assert_accounted_for();
     assert_eq!(found.counts(), expected.counts());
     assert_eq!(written(&kafka), written(&embedded));
     for stage in ["orders", "priced", "tripled"] {
@@ -207,6 +208,7 @@ fn assert_same(scratch: &Scratch, observer: Observer, undisturbed: &Scratch, exp
     assert_eq!(counted(observed.iter().map(String::as_str)), published(undisturbed, "priced"));
     let found = scratch.run();
     found.assert_balanced();
+    scratch.assert_accounted_for();
     assert_eq!(found.counts(), expected.counts());
     assert_eq!(written(scratch), written(undisturbed));
     for stage in ["orders", "priced", "tripled"] {

@@ -57,6 +57,7 @@ fn windows_yield_the_same_on_one_worker_and_on_four_that_are_killed() {
     scratch.write("in/b.ndjson", visits(rows..rows + 1000));
     let after = scratch.run();
     after.assert_balanced();
+    scratch.assert_accounted_for();
     assert!(after.of("minutes", "rows_in") > summary.of("minutes", "rows_in"));
 
     // The state's topic is one of the pipeline's own, and kept for as long as it is needed.
