@@ -43,6 +43,8 @@ pub struct Checkpoint {
     pub pages: u64,
     /// Up to when it has said something of minutes before they were final.
     pub early: Option<Micros>,
+    /// Minutes that end by then were final when it last said something.
+    pub through: Option<Micros>,
     /// When the task ran for the first time: what happened before is history.
     pub began: Option<Micros>,
     /// The rows that it has published to each partition of its results.
@@ -205,6 +207,8 @@ struct Written {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     early: Option<Micros>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    through: Option<Micros>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
     began: Option<Micros>,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     sent: Vec<u64>,
@@ -248,6 +252,7 @@ impl Checkpoint {
             book: self.book.clone(),
             pages: self.pages,
             early: self.early,
+            through: self.through,
             began: self.began,
             sent: self.sent.clone(),
             received: self.received.clone(),
@@ -299,6 +304,7 @@ impl Checkpoint {
             book: written.book,
             pages: written.pages,
             early: written.early,
+            through: written.through,
             began: written.began,
             sent: written.sent,
             received: written.received,
@@ -349,10 +355,11 @@ mod tests {
             book: vec![Entry {
                 minute: Minute::new(0),
                 from: Some("b".into()),
-                tally: Tally { counts: Counts { rows_in: 5, ..Counts::default() }, shifted: -5, lost: 0 },
+                tally: Tally { counts: Counts { rows_in: 5, ..Counts::default() }, shifted: -5, ..Tally::default() },
             }],
             pages: 3,
             early: Some(60_000_000),
+            through: Some(8),
             began: Some(7),
             sent: vec![3, 0],
             received: vec![Received {
@@ -363,7 +370,7 @@ mod tests {
                     .collect(),
             }],
         };
-        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"dead_lettered":1,"absorbed":8,"emitted":7,"events":2,"foreign":1},"missed":4,"gone":6,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}},"clock":{"inputs":[{"input":"b","task":1,"said":"9 end 2"}],"greatest":-3,"said":"1000000"},"windows":{"version":1,"first":2,"next":9,"closed":"-60","keeps":["(a text)"]},"book":[{"minute":"1970-01-01T00:00:00Z","from":"b","rows_in":5,"shifted":-5}],"pages":3,"early":60000000,"began":7,"sent":[3,0],"received":[{"from":"b","whole":true,"tasks":[[1,{"said":4,"since":1}]]}]}"#;
+        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"dead_lettered":1,"absorbed":8,"emitted":7,"events":2,"foreign":1},"missed":4,"gone":6,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}},"clock":{"inputs":[{"input":"b","task":1,"said":"9 end 2"}],"greatest":-3,"said":"1000000"},"windows":{"version":1,"first":2,"next":9,"closed":"-60","keeps":["(a text)"]},"book":[{"minute":"1970-01-01T00:00:00Z","from":"b","rows_in":5,"shifted":-5}],"pages":3,"early":60000000,"through":8,"began":7,"sent":[3,0],"received":[{"from":"b","whole":true,"tasks":[[1,{"said":4,"since":1}]]}]}"#;
         assert_eq!(checkpoint.encode().unwrap(), written.as_bytes());
         assert_eq!(Checkpoint::decode(written.as_bytes()).unwrap(), checkpoint);
     }

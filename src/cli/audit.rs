@@ -134,6 +134,11 @@ fn table(audit: &Audit, to: &mut dyn Write) -> io::Result<()> {
             let since = time::instant(since);
             writeln!(to, "{}: what was said of minutes before {since} is not all kept any more", account.stage)?;
         }
+        if let (Some(minutes), Some(availability)) = (account.slo, account.availability) {
+            let (stage, good) = (&account.stage, minutes.good);
+            let all = minutes.good + minutes.bad;
+            writeln!(to, "{stage}: {good} of {all} minutes were good, {:.3} %", availability * 100.0)?;
+        }
         if account.deleted > 0 {
             let (stage, deleted) = (&account.stage, account.deleted);
             writeln!(

@@ -1,6 +1,7 @@
 //! The command line: a file for each subcommand, and what they share in showing things to a person.
 
 mod acls;
+mod alerts;
 mod audit;
 mod check;
 mod diagnostics;
@@ -59,6 +60,7 @@ enum Command {
     Dlq(dlq::Command),
     State(state::Args),
     Audit(audit::Args),
+    Alerts(alerts::Args),
     Forget(forget::Args),
 }
 
@@ -67,6 +69,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Check(args) => check::run(&args),
+            Command::Alerts(args) => alerts::run(&args),
             Command::Graph(args) => graph::run(&args),
             Command::Topics(args) => topics::run(&args),
             Command::Run(args) => block_on(run::run(args)),

@@ -8,11 +8,12 @@ use toml::de::{DeTable, Error as TomlError};
 
 use super::cursor::{Document, Syntax, Table, Value};
 use super::fault::{Fault, tidy};
+
 use super::spec::{Bus, Embedded, Pipeline, Retention, Spanned, Stage, Sync};
 use super::stage::{self, Hole};
 use super::text::{Env, Secrets};
 use super::units::{duration, is_topic_word, size, to_topic_word};
-use super::{Holes, examples, kafka};
+use super::{Holes, examples, kafka, slo};
 
 const DURATION: &str = "a number and `ms`, `s`, `m`, `h` or `d`, such as \"24h\"";
 const SIZE: &str = "a number and `B`, `KB`, `MB`, `GB`, `TB`, `KiB`, `MiB`, `GiB` or `TiB`, such as \"64MiB\"";
@@ -49,6 +50,7 @@ impl Draft {
 
         let (company, namespace) = identity(&root);
         let bus = bus(root.get("bus"), dir);
+        let slo = root.get("slo").and_then(|value| slo::slo(&value));
         let (stages, holes) = stages(root.get("stages"), dir);
         let tests = examples::tests(root.get("tests"));
         root.finish();
@@ -59,6 +61,7 @@ impl Draft {
                 company,
                 namespace,
                 bus,
+                slo,
                 stages,
                 tests,
                 dir: dir.to_owned(),

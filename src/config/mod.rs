@@ -10,6 +10,7 @@ mod decode;
 mod examples;
 mod fault;
 mod kafka;
+mod slo;
 mod spec;
 mod stage;
 #[cfg(test)]

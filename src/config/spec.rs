@@ -50,6 +50,8 @@ pub struct Pipeline {
     pub namespace: Spanned<String>,
     /// The bus that its topics are on.
     pub bus: Bus,
+    /// `[slo]`: what is promised of the minutes of each sink that has no promise of its own.
+    pub slo: Option<Spanned<Slo>>,
     /// Its stages, in the order of the file.
     pub stages: Vec<Stage>,
     /// The tests it carries.
@@ -188,6 +190,28 @@ pub struct Stage {
     pub format: Format,
     /// `retention`: of its results and events.
     pub retention: Option<Retention>,
+    /// `[stages.NAME.slo]`: what is promised of its minutes.
+    pub slo: Option<Spanned<Slo>>,
+}
+
+/// `[slo]`: what is promised of every minute of event time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Slo {
+    /// `lag_p95`, or another quantile
+    pub lag: Option<LagObjective>,
+    /// `loss`: rows that may be lost in a minute; none by default.
+    pub loss: u64,
+    /// `target`: the part of the minutes that is to be good; 99.9% by default.
+    pub target: f64,
+}
+
+/// How soon after their events rows are to leave a stage.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LagObjective {
+    /// The part of the rows of which it is promised.
+    pub quantile: f64,
+    /// How soon.
+    pub most: Duration,
 }
 
 /// What a stage does.

@@ -9,6 +9,7 @@ use super::connectors::{sink, source};
 use super::cursor::{Table, Value};
 use super::decode::{check_topic_word, duration_of, retention, size_of};
 use super::fault::Fault;
+use super::slo::slo;
 use super::spec::{
     Column, Event, EventTime, Format, Input, LineFormat, LineSink, LineSource, MAX_PARTITIONS, Output, Sink, Source,
     Spanned, Sql, Stage, Work,
@@ -62,6 +63,7 @@ pub(super) fn stage(name: Spanned<String>, value: &Value, dir: &Path) -> (Stage,
         events: table.get("events").map(|value| events(&value)).unwrap_or_default(),
         format: table.get("format").and_then(|value| format(&value)).unwrap_or_default(),
         retention: table.get("retention").and_then(|value| retention(&value)),
+        slo: table.get("slo").and_then(|value| slo(&value)),
         name,
     };
     table.finish();
@@ -84,6 +86,7 @@ fn blank(name: Spanned<String>) -> Stage {
         events: Vec::new(),
         format: Format::default(),
         retention: None,
+        slo: None,
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::minutes::{Minute, instant};
-use super::{Counts, Tally};
+use super::{Counts, JudgedMinutes, Objective, Tally};
 use crate::bus::Micros;
 
 /// Rows by minute of event time.
@@ -43,6 +43,10 @@ pub(crate) struct Evidence {
     pub given: Option<u64>,
     /// Rows that its sink says it took.
     pub taken: Option<u64>,
+    /// What is promised of its minutes.
+    pub slo: Option<Objective>,
+    /// What each of its tasks says became of rows, by minute.
+    pub by_task: BTreeMap<(u32, Minute), Tally>,
 }
 
 /// What is in a topic.
@@ -119,7 +123,7 @@ pub struct Line {
 }
 
 /// The books of a stage.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Account {
     /// The stage.
     pub stage: Arc<str>,
@@ -132,6 +136,12 @@ pub struct Account {
     /// What was said of minutes before that is not all kept any more.
     #[serde(with = "instant", skip_serializing_if = "Option::is_none")]
     pub since: Option<Micros>,
+    /// Minutes of its tasks that are final and were good or bad by what is promised, where something is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slo: Option<JudgedMinutes>,
+    /// The part of them that was good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub availability: Option<f64>,
     /// Rows that it has published, or dead letters, and that retention has deleted since, so that only the books say it.
     pub deleted: u64,
     /// The minutes.
@@ -139,7 +149,7 @@ pub struct Account {
 }
 
 /// What an audit found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Audit {
     /// The stages, in the order of the topology.
     pub stages: Vec<Account>,
@@ -186,8 +196,11 @@ fn account(stage: &Evidence, range: &Range<Minute>, deleted: u64, lost: i64) -> 
     let lines = minutes.into_iter().filter(|(minute, _)| range.contains(minute));
     let is_final = |minute: Minute| minute.end().is_some_and(|end| stage.through.is_some_and(|through| end <= through));
     let line = |(minute, (tally, pending))| Line { minute, tally, pending, is_final: is_final(minute) };
+    let slo = stage.slo.map(|slo| judged(stage, range, &slo));
     Account {
         stage: stage.stage.clone(),
+        availability: slo.and_then(|minutes| minutes.availability()),
+        slo,
         total: stage.counts,
         pending: stage.from.iter().flat_map(|(_, pending)| pending.values()).sum(),
         lost,
@@ -195,6 +208,16 @@ fn account(stage: &Evidence, range: &Range<Minute>, deleted: u64, lost: i64) -> 
         deleted,
         minutes: lines.map(line).collect(),
     }
+}
+
+fn judged(stage: &Evidence, range: &Range<Minute>, slo: &Objective) -> JudgedMinutes {
+    let mut judged = JudgedMinutes::default();
+    let is_final = |minute: Minute| minute.end().is_some_and(|end| stage.through.is_some_and(|through| end <= through));
+    let counted = |(_, minute): &(u32, Minute)| range.contains(minute) && is_final(*minute);
+    for (_, tally) in stage.by_task.iter().filter(|(key, _)| counted(key)) {
+        slo.verdict(tally).into_iter().for_each(|is_good| judged.add(is_good));
+    }
+    judged
 }
 
 /// The checks of a stage.

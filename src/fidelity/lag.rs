@@ -1,12 +1,9 @@
 //! Event lag: how long after their events rows come by.
 
-use arrow::array::{Array, AsArray, Int64Array};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type};
-use arrow::record_batch::RecordBatch;
+use arrow::array::Array;
 
+use super::times::Times;
 use crate::bus::Micros;
-use crate::codec::time;
 
 /// So many rows are looked at together: most of the time their lags are the same, as far as it is told.
 const CHUNK: usize = 1 << 9;
@@ -41,46 +38,51 @@ fn lag(bin: usize) -> Micros {
 }
 
 impl Lags {
-    /// Those of the rows of a batch whose event times are in that column, if it is now, and what happened before `since` is
-    /// history. Rows without an event time have no lag.
-    pub(crate) fn of(batch: &RecordBatch, column: Option<usize>, now: Micros, since: Micros) -> Self {
+    /// Those of rows with these event times, if it is now, and what happened before `since` is history. Rows without an event time
+    /// have no lag.
+    pub(crate) fn of(times: Option<&Times>, now: Micros, since: Micros) -> Self {
         let mut lags = Self::default();
-        let column = column.and_then(|column| batch.columns().get(column));
-        let Some((tick, times)) =
-            column.and_then(|column| Some((time::tick(column.data_type())?, cast(column, &DataType::Int64).ok()?)))
+        let Some(times) = times else { return lags };
+        let Some((least, greatest)) = times.ends.map(|(least, greatest)| (times.micros(least), times.micros(greatest)))
         else {
             return lags;
         };
-        lags.add(times.as_primitive::<Int64Type>(), tick, now, since);
+        if greatest < since {
+            lags.backfilled = (times.values.len() - times.values.null_count()) as u64;
+        } else if !times.are_whole() || !lags.add_alike(times.values.len(), (least, greatest), now, since) {
+            lags.add(times, now, since);
+        }
         lags
     }
 
-    fn add(&mut self, times: &Int64Array, tick: i64, now: Micros, since: Micros) {
-        // Nanoseconds in the unit, or units in a microsecond: either is 1.
-        let micros = |time: i64| match tick {
-            1 => time.div_euclid(1_000),
-            tick => time.saturating_mul(tick / 1_000),
-        };
-        for start in (0..times.len()).step_by(CHUNK) {
-            let chunk = times.slice(start, CHUNK.min(times.len() - start));
-            let (mut least, mut greatest) = (i64::MAX, i64::MIN);
+    /// Adds so many rows that are between these times, if all have the same lag, as far as it is told.
+    fn add_alike(&mut self, rows: usize, (least, greatest): (Micros, Micros), now: Micros, since: Micros) -> bool {
+        let (most, fewest) = (now.saturating_sub(least), now.saturating_sub(greatest));
+        let are_alike = least >= since && fewest >= 0 && bin(fewest) == bin(most);
+        if are_alike {
+            self.push(most, rows as u64);
+        }
+        are_alike
+    }
+
+    fn add(&mut self, times: &Times, now: Micros, since: Micros) {
+        for start in (0..times.values.len()).step_by(CHUNK) {
+            let chunk = times.values.slice(start, CHUNK.min(times.values.len() - start));
             if chunk.null_count() == 0 {
+                let (mut least, mut greatest) = (i64::MAX, i64::MIN);
                 for time in chunk.values() {
                     (least, greatest) = (least.min(*time), greatest.max(*time));
                 }
-                let (least, greatest) = (micros(least), micros(greatest));
-                let rows = chunk.len() as u64;
-                if greatest < since {
-                    self.backfilled += rows;
+                let ends = (times.micros(least), times.micros(greatest));
+                if ends.1 < since {
+                    self.backfilled += chunk.len() as u64;
                     continue;
                 }
-                let (most, fewest) = (now.saturating_sub(least), now.saturating_sub(greatest));
-                if least >= since && fewest >= 0 && bin(fewest) == bin(most) {
-                    self.push(most, rows);
+                if self.add_alike(chunk.len(), ends, now, since) {
                     continue;
                 }
             }
-            for time in chunk.iter().flatten().map(micros) {
+            for time in chunk.iter().flatten().map(|time| times.micros(time)) {
                 if time < since {
                     self.backfilled += 1;
                     continue;
@@ -131,7 +133,7 @@ mod tests {
 
     fn lags(times: Vec<Option<i64>>, since: Micros) -> Lags {
         let column: ArrayRef = Arc::new(TimestampMicrosecondArray::from(times));
-        Lags::of(&RecordBatch::try_from_iter([("time", column)]).unwrap(), Some(0), NOW, since)
+        Lags::of(Times::of(&column).as_ref(), NOW, since)
     }
 
     proptest! {

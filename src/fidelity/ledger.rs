@@ -34,6 +34,12 @@ pub struct Tally {
     /// this one. Over all minutes it is 0.
     #[serde(skip_serializing_if = "is_nothing")]
     pub shifted: i64,
+    /// Results that are not history, where something is promised of them.
+    #[serde(skip_serializing_if = "super::is_zero")]
+    pub live: u64,
+    /// Of these, such as left later after their events than is promised.
+    #[serde(skip_serializing_if = "super::is_zero")]
+    pub slow: u64,
     /// Rows that the predecessor says it had published before these and that have not come, less those that have come again, as the
     /// stage itself has noticed.
     #[serde(skip_serializing_if = "is_nothing")]
@@ -55,6 +61,8 @@ impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.counts += other.counts;
         self.shifted += other.shifted;
+        self.live += other.live;
+        self.slow += other.slow;
         self.lost += other.lost;
     }
 }
@@ -133,24 +141,30 @@ impl Book {
 
     /// Takes out what is to be published now, `since` so long after the last time: what is final, and all of it where it is a lot.
     pub(crate) fn due(&mut self, watermark: Option<Watermark>, since: Micros) -> Self {
-        let has_ended = watermark.is_some_and(|says| says.status == Status::End);
-        let is_final = |minute: Minute| match (minute.end(), watermark) {
-            (Some(end), Some(says)) => has_ended || end <= says.time,
-            // Of the others nobody will ever say that there are no more.
-            (end, _) => end.is_none(),
-        };
-        let is_open = |(minute, _): &(Minute, Feeder)| !is_final(*minute);
-        let open = self.0.keys().filter(|key| is_open(key)).count();
+        let open = self.0.keys().filter(|(minute, _)| !is_final(*minute, watermark)).count();
         if open > MOST {
             return std::mem::take(self);
         }
-        let waits = since < PACE && !has_ended && self.0.len() - open <= MOST;
-        if waits {
+        let has_ended = watermark.is_some_and(|says| says.status == Status::End);
+        if since < PACE && !has_ended && self.0.len() - open <= MOST {
             return Self::default();
         }
-        let (open, due) = std::mem::take(&mut self.0).into_iter().partition(|(key, _)| is_open(key));
+        let (due, open) =
+            std::mem::take(&mut self.0).into_iter().partition(|((minute, _), _)| is_final(*minute, watermark));
         self.0 = open;
         Self(due)
+    }
+
+    /// Whether something is final that has waited for as long as it may.
+    pub(crate) fn is_due(&self, watermark: Option<Watermark>, since: Micros) -> bool {
+        since >= PACE && self.0.keys().any(|(minute, _)| is_final(*minute, watermark))
+    }
+
+    /// What became of the rows of each minute, wherever they came from.
+    pub(crate) fn minutes(&self) -> BTreeMap<Minute, Tally> {
+        let mut minutes: BTreeMap<Minute, Tally> = BTreeMap::new();
+        self.0.iter().for_each(|((minute, _), tally)| *minutes.entry(*minute).or_default() += *tally);
+        minutes
     }
 
     /// When its last minute is over, where that is later.
@@ -162,6 +176,15 @@ impl Book {
     /// Whether nothing is in it.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+/// Whether nothing but late rows can still come for a minute. Of rows without an event time nobody will ever say that there are no
+/// more, and they do not wait for that.
+fn is_final(minute: Minute, watermark: Option<Watermark>) -> bool {
+    match (minute.end(), watermark) {
+        (Some(end), Some(says)) => says.status == Status::End || end <= says.time,
+        (end, _) => end.is_none(),
     }
 }
 
@@ -186,6 +209,7 @@ mod tests {
             *book.at(minute, None) += rows_in(2);
         }
         assert!(book.due(said(8, Status::Active), PACE - 1).is_empty());
+        assert!(book.is_due(said(8, Status::Active), PACE) && !book.is_due(said(8, Status::Active), PACE - 1));
         let due = book.due(said(8, Status::Active), PACE);
         assert_eq!(due.0.into_keys().map(|(minute, _)| minute).collect::<Vec<_>>(), [Minute::NONE, Minute::new(7)]);
         assert!(book.due(said(8, Status::Active), PACE).is_empty() && !book.is_empty());
@@ -208,7 +232,7 @@ mod tests {
     fn entries_are_written_as_they_are_documented() {
         let mut book = Book::default();
         let counts = Counts { rows_in: 3, rows_out: 1, late: 2, ..Counts::default() };
-        *book.at(Minute::new(22_616_220), Some(1)) += Tally { counts, shifted: -1, lost: 0 };
+        *book.at(Minute::new(22_616_220), Some(1)) += Tally { counts, shifted: -1, ..Tally::default() };
         *book.at(Minute::NONE, None) += rows_in(1);
         let entries = book.entries(&["a", "b"]);
         let page = Page { task: 2, through: Some(1_356_973_200_000_000), early: None, entries: entries.clone() };

@@ -2,12 +2,10 @@
 
 use std::collections::HashMap;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
-use arrow::compute::{cast, max, min};
-use arrow::datatypes::{DataType, Int64Type};
-use arrow::record_batch::RecordBatch;
+use arrow::array::{Array, Int64Array};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::times::Times;
 use crate::bus::Micros;
 use crate::codec::time;
 
@@ -87,13 +85,13 @@ pub(super) mod instant {
 }
 
 /// The minutes of the rows of a batch.
-pub(crate) enum Minutes {
+pub(crate) enum Minutes<'a> {
     /// All are of the same one.
     Same(Minute),
     /// Each is of its own.
     Each {
         /// When the event of each row happened.
-        times: Int64Array,
+        times: &'a Int64Array,
         /// How long a minute is, in the unit of these.
         minute: i64,
         /// The numbers of the first and of the last minute.
@@ -101,18 +99,17 @@ pub(crate) enum Minutes {
     },
 }
 
-impl Minutes {
-    /// What that column says; without one, no event time is known.
-    pub fn of(batch: &RecordBatch, column: Option<usize>) -> Self {
-        let column = column.and_then(|column| batch.columns().get(column));
-        let read = |column: &ArrayRef| Some((time::tick(column.data_type())?, cast(column, &DataType::Int64).ok()?));
-        let Some((tick, times)) = column.and_then(read) else { return Self::Same(Minute::NONE) };
-        let (times, minute) = (times.as_primitive::<Int64Type>(), 60_000_000_000 / tick);
-        let (Some(least), Some(greatest)) = (min(times), max(times)) else { return Self::Same(Minute::NONE) };
+impl<'a> Minutes<'a> {
+    /// Those of rows with these event times; without them, they are of none.
+    pub fn of(times: Option<&'a Times>) -> Self {
+        let Some(Times { values, tick, ends: Some((least, greatest)) }) = times else {
+            return Self::Same(Minute::NONE);
+        };
+        let minute = 60_000_000_000 / tick;
         let ends = (least.div_euclid(minute), greatest.div_euclid(minute));
-        match ends.0 == ends.1 && times.null_count() == 0 {
+        match ends.0 == ends.1 && values.null_count() == 0 {
             true => Self::Same(Minute::new(ends.0)),
-            false => Self::Each { times: times.clone(), minute, ends },
+            false => Self::Each { times: values, minute, ends },
         }
     }
 
@@ -170,7 +167,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
-    use arrow::array::TimestampMillisecondArray;
+    use arrow::array::{ArrayRef, TimestampMillisecondArray};
     use proptest::prelude::*;
 
     use super::*;
@@ -181,8 +178,8 @@ mod tests {
             times in proptest::collection::vec(proptest::option::weighted(0.9, prop_oneof![-200_000..200_000i64, any::<i32>().prop_map(|minute| i64::from(minute) * 60_000)]), 0..40),
         ) {
             let column: ArrayRef = Arc::new(TimestampMillisecondArray::from(times.clone()));
-            let batch = RecordBatch::try_from_iter([("time", column)]).unwrap();
-            let minutes = Minutes::of(&batch, Some(0));
+            let found = Times::of(&column);
+            let minutes = Minutes::of(found.as_ref());
             let expected: Vec<Minute> = times
                 .iter()
                 .map(|time| time.map_or(Minute::NONE, |time| Minute::of(time * 1_000)))
@@ -199,10 +196,9 @@ mod tests {
     #[test]
     fn without_a_time_rows_are_of_no_minute() {
         let column: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
-        let batch = RecordBatch::try_from_iter([("number", column)]).unwrap();
-        for column in [None, Some(0), Some(1)] {
+        for times in [None, Times::of(&column)] {
             let mut runs = Vec::new();
-            Minutes::of(&batch, column).count(0..2, |minute, rows| runs.push((minute, rows)));
+            Minutes::of(times.as_ref()).count(0..2, |minute, rows| runs.push((minute, rows)));
             assert_eq!(runs, [(Minute::NONE, 2)]);
         }
     }

@@ -7,6 +7,8 @@ mod lag;
 mod ledger;
 mod minutes;
 mod sequence;
+mod slo;
+mod times;
 mod watermark;
 
 pub use account::{Account, Error, accounts};
@@ -21,4 +23,6 @@ pub use minutes::Minute;
 pub(crate) use minutes::Minutes;
 pub use sequence::Sequence;
 pub(crate) use sequence::Sequences;
+pub use slo::{Minutes as JudgedMinutes, Objective};
+pub(crate) use times::Times;
 pub use watermark::{Said, Status, Watermark};

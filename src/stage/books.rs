@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use ::arrow::record_batch::RecordBatch;
+
 use crate::bus::Micros;
 use crate::checkpoint::Checkpoint;
-use crate::codec::time::micros_at;
 use crate::failure::{Class, DeadLetter};
-use crate::fidelity::{Book, Feeder, Lags, Minute, Minutes};
+use crate::fidelity::{Book, Feeder, Lags, Minute, Minutes, Objective, Times};
 use crate::stage::origins::Origins;
+use crate::stage::outlet::{Encoded, Moments};
 use crate::stage::process::Processed;
 use crate::topology::{Stage, Work};
 
@@ -27,8 +29,19 @@ pub(super) struct Books {
     of_windows: Option<usize>,
     /// Whether rows come in as their events happen.
     is_live: bool,
+    /// What is promised of results.
+    slo: Option<Objective>,
     /// What happened before is history.
     history: Micros,
+}
+
+/// When the events of the rows of a batch, and of their results, happened.
+pub(super) struct Timed {
+    /// Those of the rows.
+    pub rows: Option<Times>,
+    results: Option<Times>,
+    /// Whether each result has that of its row.
+    are_same: bool,
 }
 
 /// How long after their events rows come by.
@@ -67,6 +80,7 @@ impl Books {
             keeps,
             of_windows: stage.time,
             is_live: stage.is_live,
+            slo: stage.slo,
             history: Micros::MAX,
         }
     }
@@ -76,29 +90,30 @@ impl Books {
         self.history = committed.began.filter(|_| self.is_live).unwrap_or(Micros::MAX);
     }
 
-    /// How long after their events the rows of a batch were polled, and their results are encoded.
-    pub fn lags(&self, part: &Processed, (polled, encoded): (Micros, Micros), passed: &mut Passed) {
-        let Columns { rows: time, results, .. } = self.columns(part);
-        if !matches!(part.rows.origins, Origins::Windows { .. }) {
-            passed.arrival.extend(&Lags::of(&part.rows.batch, time, polled, self.history));
-        }
-        passed.departure.extend(&Lags::of(&part.results, results, encoded, self.history));
+    /// The predecessor that rows came from; none of a source and of windows.
+    fn feeder(&self, part: &Processed) -> Feeder {
+        let is_of_windows = matches!(part.rows.origins, Origins::Windows { .. });
+        // At a source the only input is no predecessor.
+        Some(part.rows.input).filter(|input| !is_of_windows && *input < self.inputs.len())
     }
 
-    fn columns(&self, part: &Processed) -> Columns {
+    /// When the events of the rows and of the results of a batch happened.
+    pub fn timed(&self, part: &Processed) -> Timed {
         let of = |columns: &[Option<usize>]| columns.get(part.rows.input).copied().flatten();
-        match part.rows.origins {
-            Origins::Windows { .. } => Columns { rows: self.of_windows, results: self.of_windows, are_same: true },
-            _ => {
-                let are_same = self.keeps.get(part.rows.input) == Some(&true);
-                Columns { rows: of(&self.times), results: of(&self.of_results), are_same }
-            }
+        let (rows, results, are_same) = match part.rows.origins {
+            Origins::Windows { .. } => (self.of_windows, self.of_windows, true),
+            _ => (of(&self.times), of(&self.of_results), self.keeps.get(part.rows.input) == Some(&true)),
+        };
+        let column = |batch: &RecordBatch, column: Option<usize>| batch.columns().get(column?).cloned();
+        let (rows, results) = (column(&part.rows.batch, rows), column(&part.results, results));
+        // As a rule the column is passed on as it is.
+        let is_one = matches!((&rows, &results), (Some(rows), Some(results)) if Arc::ptr_eq(rows, results));
+        let times = rows.as_ref().and_then(Times::of);
+        Timed {
+            results: if is_one { times.clone() } else { results.as_ref().and_then(Times::of) },
+            rows: times,
+            are_same,
         }
-    }
-
-    /// When the event of a row of the batch happened, where that is known.
-    pub fn event_time(&self, part: &Processed, row: usize) -> Option<Micros> {
-        micros_at(part.rows.batch.columns().get(self.columns(part).rows?)?, row)
     }
 
     /// Whose row it was that did not get as far as to be one of a batch.
@@ -117,66 +132,78 @@ impl Books {
         counts.dead_lettered += rows;
     }
 
-    /// What became of a batch.
-    pub fn part(&self, part: &Processed, book: &mut Book) {
-        let rows = part.rows.batch.num_rows();
-        let is_of_windows = matches!(part.rows.origins, Origins::Windows { .. });
-        // At a source the only input is no predecessor.
-        let feeder = Some(part.rows.input).filter(|input| !is_of_windows && *input < self.inputs.len());
-        let columns = self.columns(part);
-        let minutes = Minutes::of(&part.rows.batch, columns.rows);
-        minutes.count(0..rows, |minute, rows| {
-            let counts = &mut book.at(minute, feeder).counts;
-            if is_of_windows {
-                counts.emitted += rows;
-            } else {
-                counts.rows_in += rows;
-            }
-            if part.absorbed > 0 {
-                counts.absorbed += rows;
-            }
-        });
-        minutes.count(part.left_out.iter().map(|row| *row as usize), |minute, rows| {
-            let counts = &mut book.at(minute, feeder).counts;
-            counts.filtered += rows;
-            if part.absorbed > 0 {
-                counts.absorbed -= rows;
-            }
-        });
-        for reject in &part.rejects {
-            let counts = &mut book.at(minutes.at(reject.row), feeder).counts;
-            match reject.class {
-                Class::Late => counts.late += 1,
-                _ => counts.dead_lettered += 1,
-            }
-            if part.absorbed > 0 {
-                counts.absorbed -= 1;
-            }
+    /// What became of a batch, polled and encoded at these moments, and how long after their events its rows came and went.
+    pub fn part(&self, part: &Processed, timed: &Timed, moments: Moments, encoded: &mut Encoded) {
+        let feeder = self.feeder(part);
+        let (arrival, departure) = (&mut encoded.lags.arrival, &mut encoded.lags.departure);
+        if !matches!(part.rows.origins, Origins::Windows { .. }) {
+            arrival.extend(&Lags::of(timed.rows.as_ref(), moments.polled, self.history));
         }
-        results(part, &minutes, columns, feeder, book);
+        departure.extend(&Lags::of(timed.results.as_ref(), encoded.encoded, self.history));
+        rows(part, timed, feeder, &mut encoded.book);
+        results(part, timed, feeder, &mut encoded.book);
+        self.judge(timed, encoded.encoded + moments.commit, feeder, &mut encoded.book);
+    }
+
+    /// Which results of a batch are late by what is promised, if they leave then.
+    fn judge(&self, timed: &Timed, departure: Micros, feeder: Feeder, book: &mut Book) {
+        let (Some(Objective { lag, .. }), Some(times)) = (self.slo.filter(|_| self.is_live), &timed.results) else {
+            return;
+        };
+        let minutes = Minutes::of(Some(times));
+        let between = |from: Micros, to: Micros| {
+            (0..times.len()).filter(move |row| times.at(*row).is_some_and(|time| (from..to).contains(&time)))
+        };
+        minutes.count(between(self.history, Micros::MAX), |minute, rows| book.at(minute, feeder).live += rows);
+        if let Some((_, most)) = lag {
+            let slow = between(self.history, departure.saturating_sub(most));
+            minutes.count(slow, |minute, rows| book.at(minute, feeder).slow += rows);
+        }
     }
 }
 
-/// Where the event times of a batch are.
-#[derive(Clone, Copy)]
-struct Columns {
-    /// Those of its rows.
-    rows: Option<usize>,
-    /// Those of their results.
-    results: Option<usize>,
-    /// Whether each result has that of its row.
-    are_same: bool,
+/// What became of the rows of a batch.
+fn rows(part: &Processed, timed: &Timed, feeder: Feeder, book: &mut Book) {
+    let is_of_windows = matches!(part.rows.origins, Origins::Windows { .. });
+    let minutes = Minutes::of(timed.rows.as_ref());
+    minutes.count(0..part.rows.batch.num_rows(), |minute, rows| {
+        let counts = &mut book.at(minute, feeder).counts;
+        if is_of_windows {
+            counts.emitted += rows;
+        } else {
+            counts.rows_in += rows;
+        }
+        if part.absorbed > 0 {
+            counts.absorbed += rows;
+        }
+    });
+    minutes.count(part.left_out.iter().map(|row| *row as usize), |minute, rows| {
+        let counts = &mut book.at(minute, feeder).counts;
+        counts.filtered += rows;
+        if part.absorbed > 0 {
+            counts.absorbed -= rows;
+        }
+    });
+    for reject in &part.rejects {
+        let counts = &mut book.at(minutes.at(reject.row), feeder).counts;
+        match reject.class {
+            Class::Late => counts.late += 1,
+            _ => counts.dead_lettered += 1,
+        }
+        if part.absorbed > 0 {
+            counts.absorbed -= 1;
+        }
+    }
 }
 
-/// What became of the results of a batch whose rows are of these minutes.
-fn results(part: &Processed, minutes: &Minutes, columns: Columns, feeder: Feeder, book: &mut Book) {
-    let results = Minutes::of(&part.results, columns.results);
-    let rows = part.results.num_rows();
-    results.count(0..rows, |minute, rows| book.at(minute, feeder).counts.rows_out += rows);
+/// What became of the results of a batch.
+fn results(part: &Processed, timed: &Timed, feeder: Feeder, book: &mut Book) {
+    let (minutes, results) = (Minutes::of(timed.rows.as_ref()), Minutes::of(timed.results.as_ref()));
+    results.count(0..part.results.num_rows(), |minute, rows| book.at(minute, feeder).counts.rows_out += rows);
     let Some(lineage) = &part.lineage else { return };
     let more = lineage.array_windows().filter(|[row, next]| row == next).map(|[row, _]| *row as usize);
     minutes.count(more, |minute, rows| book.at(minute, feeder).counts.expanded += rows);
-    if columns.are_same {
+    if timed.are_same {
         return;
     }
     for (result, row) in lineage.iter().enumerate() {

@@ -11,7 +11,7 @@ use crate::bus::{self, Channel, Extent, Log, Message, Topic, scan};
 use crate::checkpoint::{self, Checkpoint};
 use crate::codec::{Decoder, RawRows, arrow, json};
 use crate::failure::DeadLetter;
-use crate::fidelity::{self, Audit, Entry, Evidence, Found, Minute, Minutes, Page, Rows, Status};
+use crate::fidelity::{self, Audit, Entry, Evidence, Found, Minute, Minutes, Page, Rows, Status, Times};
 use crate::stage::facts::LEDGER;
 use crate::stage::inlet::is_json;
 use crate::stage::owner::Owner;
@@ -116,8 +116,8 @@ async fn checkpoints(log: &dyn Log, stage: &Stage) -> Result<Vec<Checkpoint>, Er
 
 /// What a stage says of itself, and its dead letters.
 async fn of_stage(log: &dyn Log, stage: &Stage, checkpoints: &[Checkpoint]) -> Result<Evidence, Error> {
-    let mut evidence =
-        Evidence { stage: stage.name.clone(), letters: letters(log, stage).await?, ..Evidence::default() };
+    let (name, letters) = (stage.name.clone(), letters(log, stage).await?);
+    let mut evidence = Evidence { stage: name, letters, slo: stage.slo, ..Evidence::default() };
     let pages = pages(log, stage).await?;
     for (task, checkpoint) in (0..).zip(checkpoints) {
         let Checkpoint { counts, missed, source, sink, book, .. } = checkpoint;
@@ -125,7 +125,7 @@ async fn of_stage(log: &dyn Log, stage: &Stage, checkpoints: &[Checkpoint]) -> R
         evidence.missed += missed;
         evidence.given = source.as_ref().map(|at| evidence.given.unwrap_or(0) + at.rows).or(evidence.given);
         evidence.taken = sink.as_ref().map(|at| evidence.taken.unwrap_or(0) + at.rows).or(evidence.taken);
-        add(&mut evidence, book);
+        add(&mut evidence, task, book);
         said(&mut evidence, task, checkpoint.pages, &pages);
     }
     evidence.through = checkpoints.iter().map(through).min().flatten();
@@ -138,8 +138,9 @@ fn through(checkpoint: &Checkpoint) -> Option<bus::Micros> {
     Some(if said.status == Status::End { Page::END } else { said.time })
 }
 
-fn add(evidence: &mut Evidence, entries: &[Entry]) {
+fn add(evidence: &mut Evidence, task: u32, entries: &[Entry]) {
     for Entry { minute, from, tally } in entries {
+        *evidence.by_task.entry((task, *minute)).or_default() += *tally;
         *evidence.ledger.entry((*minute, from.as_deref().map(Arc::from))).or_default() += *tally;
     }
 }
@@ -155,7 +156,7 @@ fn said(evidence: &mut Evidence, task: u32, count: u64, pages: &BTreeMap<(u32, u
     }
     for number in first..=count {
         match kept.next_if(|((_, next), _)| *next == number).map(|(_, pages)| pages.as_slice()) {
-            Some([page]) => add(evidence, &page.entries),
+            Some([page]) => add(evidence, task, &page.entries),
             _ => evidence.pages.push((task, number)),
         }
     }
@@ -270,8 +271,8 @@ impl Counting {
             rows.insert(Minute::NONE, count as u64);
             return rows;
         };
-        let time = self.time.as_ref().and_then(|time| batch.schema_ref().index_of(time).ok());
-        Minutes::of(&batch, time).count(0..count, |minute, count| *rows.entry(minute).or_insert(0) += count);
+        let times = self.time.as_ref().and_then(|time| batch.column_by_name(time)).and_then(Times::of);
+        Minutes::of(times.as_ref()).count(0..count, |minute, count| *rows.entry(minute).or_insert(0) += count);
         rows
     }
 }

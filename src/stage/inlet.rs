@@ -17,7 +17,7 @@ use crate::codec::{self, Decoded, Decoder, RawRows, arrow, csv, json};
 use crate::config;
 use crate::connector::{self, Block, Source};
 use crate::failure::{Class, DeadLetter, Reject, narrow};
-use crate::fidelity::{Minute, Minutes, Said, Sequences, Status};
+use crate::fidelity::{Minute, Said, Sequences, Status};
 use crate::stage::TaskError;
 use crate::stage::origins::{Origins, Rows, SourceRows, dead_message, relative_name};
 use crate::stage::others::OthersInlet;
@@ -362,7 +362,8 @@ impl TopicInlet {
             if let Some(said) = watermark.filter(|_| has_no_rows(&message.record)) {
                 arrived.rows.push(Rows::none(number, &input.schema, said));
                 if missing != 0 {
-                    arrived.missing.push((number, Minute::NONE, missing));
+                    let time = Some(said.1.watermark.time).filter(|time| *time > Micros::MIN);
+                    arrived.missing.push((number, time.map_or(Minute::NONE, Minute::of), missing));
                 }
                 continue;
             }
@@ -398,7 +399,9 @@ impl TopicInlet {
                 },
             };
             if missing != 0 {
-                arrived.missing.push((number, Minutes::of(&batch, input.time).at(0), missing));
+                let time = input.time.filter(|_| batch.num_rows() > 0);
+                let time = time.and_then(|time| codec::time::micros_at(batch.columns().get(time)?, 0));
+                arrived.missing.push((number, time.map_or(Minute::NONE, Minute::of), missing));
             }
             arrived.rows.push(Rows { input: number, batch, origins, watermark });
         }

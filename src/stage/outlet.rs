@@ -38,6 +38,8 @@ pub(super) struct Encoded {
     pub dead_letters: Vec<Outgoing>,
     /// For its sink.
     pub text: Text,
+    /// The classes of these, with their numbers.
+    pub classes: Vec<(Class, u64)>,
     /// What was done, in numbers; how many rows came in is for whoever polled them to say.
     pub counts: Counts,
     /// The same, by minute of event time.
@@ -61,6 +63,8 @@ pub(super) struct Moments {
     pub since: Micros,
     /// When they were polled.
     pub polled: Micros,
+    /// How long the commit before took: so long after they are encoded results are taken to leave.
+    pub commit: Micros,
 }
 
 /// Where a task's output goes.
@@ -126,17 +130,18 @@ impl Outlet {
             let rows = u64::from(letter.original.rows);
             encoded.counts += Counts { dead_lettered: rows, ..Counts::default() };
             self.books.dead_letter(&letter, &mut encoded.book);
+            encoded.classes.push((letter.class, rows));
             encoded.dead_letters.push(self.dead_letter(letter));
         }
         for part in processed {
-            self.encode_part(part, moments.polled, &mut encoded)?;
+            self.encode_part(part, moments, &mut encoded)?;
         }
         let results = encoded.results.iter().map(|outgoing| outgoing.record.size_bytes()).sum::<usize>();
         encoded.bytes = results + encoded.text.bytes.len();
         Ok(encoded)
     }
 
-    fn encode_part(&mut self, mut part: Processed, polled: Micros, encoded: &mut Encoded) -> Result<(), TaskError> {
+    fn encode_part(&mut self, mut part: Processed, moments: Moments, encoded: &mut Encoded) -> Result<(), TaskError> {
         let mut made = self.records(&part, encoded.since)?;
         let too_large = self.too_large(&made);
         if !too_large.is_empty() {
@@ -158,10 +163,11 @@ impl Outlet {
         let counts = part.counts();
         encoded.counts += counts;
         self.rows_out += counts.rows_out;
-        self.books.part(&part, &mut encoded.book);
-        self.books.lags(&part, (polled, encoded.encoded), &mut encoded.lags);
+        let timed = self.books.timed(&part);
+        self.books.part(&part, &timed, moments, encoded);
         for reject in std::mem::take(&mut part.rejects) {
-            let event_time = self.books.event_time(&part, reject.row);
+            let event_time = timed.rows.as_ref().and_then(|times| times.at(reject.row));
+            encoded.classes.push((reject.class, 1));
             let letter = part.rows.origins.dead_letter(&self.stage, &part.rows.batch, reject);
             encoded.dead_letters.push(self.dead_letter(DeadLetter { event_time, ..letter }));
         }
@@ -279,7 +285,7 @@ pub(crate) fn results_of(
     let mut outlet = Outlet::new(stage, 0, To::Topic(Box::new(Published::results(stage))), max_record_bytes);
     let part =
         |batch| Processed::unchanged(Rows { input: 0, batch, origins: Origins::Messages(Vec::new()), watermark: None });
-    let moments = Moments { since: 0, polled: 0 };
+    let moments = Moments { since: 0, polled: 0, commit: 0 };
     if !stage.is_heard {
         return Ok(outlet.encode(Vec::new(), moments, vec![part(batch)])?.results);
     }

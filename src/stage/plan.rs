@@ -49,6 +49,7 @@ impl Plan {
             facts: Facts::new(&self.stage, lease.task()),
             book: Book::default(),
             booked: now(),
+            lasted: 0,
             lease,
             signals,
             meter,

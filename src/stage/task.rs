@@ -14,7 +14,8 @@ use crate::bus::{self, Commit, Gap, Lease, Micros, Outgoing, Positions, TopicPar
 use crate::checkpoint::{self, Checkpoint};
 use crate::codec::{self, cloudevents, csv, json};
 use crate::connector::{self, InputBytes};
-use crate::fidelity::{Book, Counts, Lags, Page, Status};
+use crate::failure::Class;
+use crate::fidelity::{Book, Counts, JudgedMinutes, Lags, Page, Status};
 use crate::stage::books::Passed;
 use crate::stage::facts::{self, Facts};
 use crate::stage::inlet::{Arrived, COMMIT, Inlet, Polled, Size};
@@ -44,6 +45,8 @@ pub(super) struct Task {
     pub book: Book,
     /// When it said so last.
     pub booked: Micros,
+    /// How long its last commit took.
+    pub lasted: Micros,
     /// What it hears from outside.
     pub signals: Signals,
     /// What is seen of it from outside.
@@ -190,7 +193,8 @@ impl Task {
         let Arrived { rows, mut dead_letters, since, foreign, missing } = self.inlet.decode(polled)?;
         let Made { parts, dead_letters: more } = self.queries.process(rows)?;
         dead_letters.extend(more);
-        let mut encoded = self.outlet.encode(dead_letters, Moments { since, polled: when }, parts)?;
+        let mut encoded =
+            self.outlet.encode(dead_letters, Moments { since, polled: when, commit: self.lasted }, parts)?;
         encoded.counts.rows_in = size.rows as u64;
         encoded.counts.foreign = foreign;
         for (input, minute, rows) in &missing {
@@ -299,6 +303,9 @@ impl Task {
                 }
                 Polled::Idle if ending => return Ok(None),
                 Polled::Idle if self.quiet.is_idle() => return Ok(Some(Polled::Said(Status::Idle))),
+                Polled::Idle if self.book.is_due(self.queries.clock.through(), now() - self.booked) => {
+                    self.commit_nothing().await?;
+                }
                 Polled::Idle => self.lease.settle().await?,
                 polled => {
                     self.quiet.end();
@@ -362,7 +369,8 @@ impl Task {
     fn page(&mut self) -> Result<Option<Outgoing>, Error> {
         let watermark = self.queries.clock.through();
         let due = self.book.due(watermark, now() - self.booked);
-        let from = &self.queries.stage.from;
+        let from = self.queries.stage.from.clone();
+        let from = &from;
         self.committed.book = self.book.entries(from);
         if due.is_empty() {
             return Ok(None);
@@ -374,8 +382,25 @@ impl Task {
             _ => Some(says.time.min(Page::END)).filter(|time| *time > Micros::MIN),
         });
         self.committed.early = self.committed.early.max(due.later_than(through));
+        self.judge(&due, through);
+        self.committed.through = self.committed.through.max(through);
         let page = Page { task: self.queries.task, through, early: self.committed.early, entries: due.entries(from) };
         Ok(Some(self.facts.fact(facts::LEDGER, self.committed.pages, &page)?))
+    }
+
+    /// Judges the minutes that are final now; such as were before are only judged by what was lost.
+    fn judge(&mut self, due: &Book, through: Option<Micros>) {
+        let Some(slo) = self.queries.stage.slo else { return };
+        for (minute, tally) in due.minutes() {
+            let is_final =
+                |through: Option<Micros>| minute.end().is_some_and(|end| through.is_some_and(|time| end <= time));
+            let was_judged = is_final(self.committed.through);
+            if let (Some(is_good), true) = (slo.verdict(&tally), is_final(through))
+                && !(was_judged && is_good)
+            {
+                self.written.judged.add(is_good);
+            }
+        }
     }
 
     /// What came into windows and goes with the next commit.
@@ -410,6 +435,8 @@ impl Task {
                 Err(Err(_)) => pending().await,
             };
             self.meter.turns_to(Doing::Busy);
+            self.lasted = visible - written.submitted;
+            self.meter.judged(written.judged);
             if written.counts.rows_in > 0 || written.counts.emitted > 0 {
                 self.meter.committed(written.report(visible, self.inlet.input()));
             }
@@ -460,6 +487,10 @@ pub(super) struct Written {
     bytes: usize,
     /// Rows that predecessors, by their number, have published and that have not come, or have come again.
     missing: Vec<(usize, i64)>,
+    /// Classes of dead letters, with their numbers.
+    letters: Vec<(Class, u64)>,
+    /// Minutes that it makes final.
+    judged: JudgedMinutes,
     /// When it was handed to the bus.
     submitted: Micros,
     /// How far the input partitions are dealt with.
@@ -479,6 +510,7 @@ impl Written {
         self.departure.push((encoded.encoded, departure));
         self.bytes += encoded.bytes;
         self.missing.append(&mut encoded.missing);
+        self.letters.append(&mut encoded.classes);
     }
 
     /// What is to be said of it once it is visible.
@@ -491,6 +523,7 @@ impl Written {
             departure: &self.departure,
             bytes: (self.size.bytes, self.bytes),
             missing: &self.missing,
+            letters: &self.letters,
             submitted: self.submitted,
             visible,
             input,

@@ -152,9 +152,8 @@ impl Worker {
         let groups: Vec<Group> = topology.stages.iter().map(|stage| stage.group()).collect();
         bus.enroll(&groups).await?;
         warn_of_former_stages(bus.as_ref(), &topology).await?;
-        let topics = topology.stages.iter().flat_map(|stage| &stage.topics).map(|spec| spec.topic.clone()).collect();
         let mut upkeep = JoinSet::new();
-        upkeep.spawn(telemetry::upkeep(registry.clone(), bus.clone(), topics));
+        upkeep.spawn(telemetry::upkeep(registry.clone(), bus.clone(), topology.clone()));
         upkeep.spawn(telemetry::watch(registry.clone(), bus.clone()));
         upkeep.spawn(Growing::new(bus.clone(), topology.clone(), registry.clone()).watch());
         let (phase, listen) = watch::channel(Phase::Running);

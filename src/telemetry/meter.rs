@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 
 use crate::bus::{Micros, Positions, TopicPartition};
 use crate::connector::InputBytes;
-use crate::fidelity::{Counts, Lags};
+use crate::failure::Class;
+use crate::fidelity::{Counts, JudgedMinutes, Lags};
 use crate::telemetry::Health;
 use crate::telemetry::metrics::{Registry, TaskMetrics};
 use crate::time_of_day::now;
@@ -79,6 +80,8 @@ pub(crate) struct Report<'a> {
     pub arrival: &'a Lags,
     /// How long after their events the results of each step were, with when that was.
     pub departure: &'a [(Micros, Lags)],
+    /// The classes of dead letters, with their numbers.
+    pub letters: &'a [(Class, u64)],
     /// Bytes that came in, and that went out.
     pub bytes: (usize, usize),
     /// Rows that predecessors, by their number, have published and that have not come, or if negative have come again.
@@ -197,6 +200,10 @@ impl Meter {
         metrics.commits.increment(1);
         metrics.bytes_in.increment(report.bytes.0 as u64);
         metrics.bytes_out.increment(report.bytes.1 as u64);
+        for (class, count) in report.letters {
+            let letters = Class::ALL.iter().zip(&metrics.letters).find(|(known, _)| *known == class);
+            letters.into_iter().for_each(|(_, counter)| counter.increment(*count));
+        }
         for (input, rows) in report.missing {
             if let Some([lost, repeated]) = metrics.missing.get(*input) {
                 if *rows > 0 { lost } else { repeated }.increment(rows.unsigned_abs());
@@ -228,6 +235,14 @@ impl Meter {
         seen.input = report.input;
         if let Some(lags) = &mut seen.lag_micros {
             lags.saturating_record_n((lag as u64).clamp(1, LONGEST_MICROS), step.rows_in);
+        }
+    }
+
+    /// So many minutes are final and were judged by what is promised.
+    pub(crate) fn judged(&self, minutes: JudgedMinutes) {
+        if let Some([good, bad]) = &self.metrics.judged {
+            good.increment(minutes.good);
+            bad.increment(minutes.bad);
         }
     }
 

@@ -7,7 +7,9 @@ use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder, Un
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use parking_lot::Mutex;
 
-use crate::bus::{Extent, TopicPartition};
+use crate::bus::{Extent, Micros, TopicPartition};
+use crate::failure::Class;
+use crate::fidelity::Objective;
 use crate::telemetry::Health;
 use crate::telemetry::meter::{Doing, Meter};
 use crate::telemetry::weighted::{Collection, Seconds, Weighted};
@@ -53,6 +55,12 @@ impl fmt::Display for Kind {
 const TASK: &[&str] = &["pipeline", "stage", "task"];
 /// Of a task, by the predecessor.
 const HOP: &[&str] = &["pipeline", "stage", "task", "from"];
+/// Of a task, by whether minutes were as promised.
+const VERDICT: &[&str] = &["pipeline", "stage", "task", "verdict"];
+/// Of a stage.
+const STAGE: &[&str] = &["pipeline", "stage"];
+/// Of a task, by the class of dead letters.
+const CLASS: &[&str] = &["pipeline", "stage", "task", "class"];
 /// Of a task, by what it does.
 const DOING: &[&str] = &["pipeline", "stage", "task", "state"];
 /// Of a partition that a stage reads.
@@ -120,6 +128,25 @@ const UNBALANCED: Definition = counter(
     "fidelio_rows_unbalanced_total",
     "Rows by which what came in and what windows yielded differs from what became of it, in a commit. It is 0, or there is a bug.",
 );
+const JUDGED: Definition = Definition {
+    labels: VERDICT,
+    ..counter(
+        "fidelio_slo_minutes_total",
+        "Minutes of event time that are final, `good` or `bad` by what `[slo]` promises; of rows that are history there is no verdict.",
+    )
+};
+const TARGET: Definition = gauge(
+    "fidelio_slo_target_ratio",
+    Unit::Count,
+    STAGE,
+    "The part of the minutes that is to be good, as `[slo]` says it.",
+);
+const LAG_OBJECTIVE: Definition = gauge(
+    "fidelio_slo_lag_seconds",
+    Unit::Seconds,
+    STAGE,
+    "How soon after their events that part of the rows of a minute is to leave the stage of which `[slo]` says it.",
+);
 const BYTES_IN: Definition = bytes("fidelio_in_bytes_total", "Bytes of payload that came in and were committed.");
 const BYTES_OUT: Definition = bytes(
     "fidelio_out_bytes_total",
@@ -138,6 +165,22 @@ const WATERMARK: Definition = gauge(
     Unit::Seconds,
     TASK,
     "The event time up to which the task has said that it is through, as seconds since the Unix epoch.",
+);
+const LETTERS: Definition = Definition {
+    labels: CLASS,
+    ..counter("fidelio_dead_letters_total", "Dead letters that were written, by why: the class of a dead letter.")
+};
+const OUTSTANDING: Definition = gauge(
+    "fidelio_dead_letters_outstanding",
+    Unit::Count,
+    TASK,
+    "Dead letters in the topic of the task; on Kafka the marks of transactions among them count, too.",
+);
+const OLDEST: Definition = gauge(
+    "fidelio_dead_letter_oldest_timestamp_seconds",
+    Unit::Seconds,
+    TASK,
+    "When the row of the oldest dead letter in the topic of the task arrived in the pipeline, as seconds since the Unix epoch.",
 );
 const FOREIGN: Definition = counter(
     "fidelio_rows_foreign_total",
@@ -231,13 +274,16 @@ const BUILD_INFO: Definition =
     gauge("fidelio_build_info", Unit::Count, &["version"], "1; the label says which version of Fidelio it is.");
 
 /// All of them, in the order in which they are documented.
-const ALL: [&Definition; 40] = [
+const ALL: [&Definition; 46] = [
     &ROWS_IN,
     &ROWS_OUT,
     &FILTERED,
     &EXPANDED,
     &DEAD_LETTERED,
     &LATE,
+    &LETTERS,
+    &OUTSTANDING,
+    &OLDEST,
     &ABSORBED,
     &EMITTED,
     &BACKFILLED,
@@ -245,6 +291,9 @@ const ALL: [&Definition; 40] = [
     &LOST,
     &REPEATED,
     &UNBALANCED,
+    &JUDGED,
+    &TARGET,
+    &LAG_OBJECTIVE,
     &BYTES_IN,
     &BYTES_OUT,
     &STATE,
@@ -302,6 +351,8 @@ pub(super) struct TaskMetrics {
     pub expanded: Counter,
     pub dead_lettered: Counter,
     pub late: Counter,
+    /// By class, in the order of all classes.
+    pub letters: [Counter; Class::ALL.len()],
     pub absorbed: Counter,
     pub emitted: Counter,
     pub foreign: Counter,
@@ -312,6 +363,8 @@ pub(super) struct TaskMetrics {
     /// For each predecessor, rows that have not come, and such that have come again.
     pub missing: Vec<[Counter; 2]>,
     pub unbalanced: Counter,
+    /// Minutes that were good, and such that were not, where something is promised.
+    pub judged: Option<[Counter; 2]>,
     pub bytes_in: Counter,
     pub bytes_out: Counter,
     pub arrival_lag: Weighted,
@@ -399,6 +452,28 @@ impl Registry {
         self.recorder.register_gauge(&BUS_UP.key(&[]), &METADATA).set(f64::from(u8::from(up)));
     }
 
+    /// So many dead letters are in the topic of a task, the oldest of which arrived in the pipeline then.
+    pub(super) fn dead_letters(&self, labels: [&str; 3], count: u64, oldest: Option<Micros>) {
+        let labels = labels.map(str::to_owned);
+        self.recorder.register_gauge(&OUTSTANDING.key(&labels), &METADATA).set(count as f64);
+        if let Some(oldest) = oldest {
+            self.recorder.register_gauge(&OLDEST.key(&labels), &METADATA).set(oldest as f64 / 1e6);
+        }
+    }
+
+    /// Says what is promised of a stage, and gives what counts the minutes of a task.
+    fn objective(&self, slo: &Objective, pipeline: &str, stage: &str, task: &str) -> [Counter; 2] {
+        let of_stage = [pipeline, stage].map(str::to_owned);
+        self.recorder.register_gauge(&TARGET.key(&of_stage), &METADATA).set(slo.target);
+        if let Some((_, most)) = slo.lag {
+            self.recorder.register_gauge(&LAG_OBJECTIVE.key(&of_stage), &METADATA).set(most as f64 / 1e6);
+        }
+        ["good", "bad"].map(|verdict| {
+            let labels = [pipeline, stage, task, verdict].map(str::to_owned);
+            self.recorder.register_counter(&JUDGED.key(&labels), &METADATA)
+        })
+    }
+
     pub(super) fn task(&self, pipeline: &str, stage: &Stage, task: u32) -> TaskMetrics {
         let labels = [pipeline.to_owned(), stage.name.to_string(), task.to_string()];
         let key = |definition: &Definition| definition.key(&labels);
@@ -428,6 +503,10 @@ impl Registry {
             expanded: counter(&EXPANDED),
             dead_lettered: counter(&DEAD_LETTERED),
             late: counter(&LATE),
+            letters: Class::ALL.map(|class| {
+                let labels = [pipeline, &stage.name, &task.to_string(), class.as_str()].map(str::to_owned);
+                self.recorder.register_counter(&LETTERS.key(&labels), &METADATA)
+            }),
             absorbed: counter(&ABSORBED),
             emitted: counter(&EMITTED),
             foreign: counter(&FOREIGN),
@@ -437,6 +516,7 @@ impl Registry {
             ahead: counter(&AHEAD),
             missing: stage.from.iter().map(|from| [&LOST, &REPEATED].map(|of| hop(of, from))).collect(),
             unbalanced: counter(&UNBALANCED),
+            judged: stage.slo.map(|slo| self.objective(&slo, pipeline, &stage.name, &task.to_string())),
             bytes_in: counter(&BYTES_IN),
             bytes_out: counter(&BYTES_OUT),
             arrival_lag: histogram(&ARRIVAL_LAG, TIMES),

@@ -3,6 +3,7 @@
 //! Every metric's name, unit and help is in [`metrics`]; [`Meter`] is how a task reports, and [`Health`]
 //! whether all is well; [`http`] serves it all.
 
+pub mod alerts;
 mod health;
 pub mod http;
 pub mod logs;

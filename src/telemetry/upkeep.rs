@@ -1,18 +1,22 @@
 //! What keeps metrics true between the reports of tasks.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bus::{Bus, Log, Topic};
+use crate::bus::{self, Bus, Channel, Extent, Limit, Log, Micros, TopicPartition};
 use crate::telemetry::Registry;
+use crate::topology::{Stage, Topology};
 
 /// How often topics are looked at.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Shows how far the topics reach, and how far tasks are behind them, until it is dropped.
-pub(crate) async fn upkeep(registry: Arc<Registry>, log: Arc<dyn Log>, topics: Vec<Topic>) {
+/// Shows how far the topics of a pipeline reach, how far tasks are behind them, and how many dead letters there are, until it is
+/// dropped.
+pub(crate) async fn upkeep(registry: Arc<Registry>, log: Arc<dyn Log>, topology: Arc<Topology>) {
+    let mut oldest = HashMap::new();
     loop {
-        for topic in &topics {
+        for topic in topology.stages.iter().flat_map(|stage| &stage.topics).map(|spec| &spec.topic) {
             match log.extents(topic).await {
                 Ok(extents) => (0..).zip(extents).for_each(|(number, extent)| {
                     registry.partition(&topic.partition(number), extent);
@@ -30,8 +34,41 @@ pub(crate) async fn upkeep(registry: Arc<Registry>, log: Arc<dyn Log>, topics: V
                 }
             }
         }
+        for stage in &topology.stages {
+            if let Err(error) = dead_letters(&registry, log.as_ref(), &topology.prefix, stage, &mut oldest).await {
+                tracing::debug!(stage = %stage.name, %error, "its dead letters are not known now");
+            }
+        }
         tokio::time::sleep(INTERVAL).await;
     }
+}
+
+/// Shows how many dead letters of a stage there are, and how old. `oldest` has the offset of the oldest of each task, and when it
+/// arrived.
+async fn dead_letters(
+    registry: &Registry,
+    log: &dyn Log,
+    pipeline: &str,
+    stage: &Stage,
+    oldest: &mut HashMap<TopicPartition, (u64, Micros)>,
+) -> bus::Result<()> {
+    let topic = stage.topic(Channel::DeadLetters);
+    for (task, Extent { start, end }) in (0..).zip(log.extents(&topic).await?) {
+        let partition = topic.partition(task);
+        let known = oldest.get(&partition).filter(|(offset, _)| *offset >= start).map(|(_, arrived)| *arrived);
+        let arrived = match known {
+            None if start < end => {
+                let first = log.read(&partition, start, Limit::ONE, Duration::ZERO).await?.pop();
+                first.map(|first| {
+                    oldest.insert(partition, (first.offset, first.record.arrived));
+                    first.record.arrived
+                })
+            }
+            known => known,
+        };
+        registry.dead_letters([pipeline, &stage.name, &task.to_string()], end - start, arrived);
+    }
+    Ok(())
 }
 
 /// How often it is asked whether the bus answers.

@@ -2,14 +2,16 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::contract::{self, Contract, Planned};
 use super::examples::Known;
 use super::graph::{self, Order};
 use super::partitions::{self, Counts, Place, TooFew};
 use super::{Stage, Topology, Work, files, others, topics, windows};
-use crate::bus::{Channel, Topic};
+use crate::bus::{Channel, Micros, Topic};
 use crate::config::{self, Fault, Hole, Holes, Pipeline, Retention, Spanned, quoted};
+use crate::fidelity::Objective;
 use crate::operator::Also;
 use crate::sql::{Engine, Query, Spread};
 
@@ -266,6 +268,7 @@ impl<'a> Builder<'a> {
             times_of_inputs,
             state_limit: stage.state_limit.as_ref().map_or(STATE_LIMIT, |limit| limit.value as usize),
             is_heard: false,
+            slo: self.objective(stage, time),
             is_live: false,
             events,
             format: stage.format,
@@ -273,6 +276,23 @@ impl<'a> Builder<'a> {
             partitions: counts.partitions,
             topics,
         })
+    }
+
+    /// What is promised of a stage whose results have their event times in that column.
+    fn objective(&mut self, stage: &config::Stage, time: Option<usize>) -> Option<Objective> {
+        let is_sink = matches!(stage.work, config::Work::Sink(_));
+        let slo = stage.slo.as_ref().or(self.pipeline.slo.as_ref().filter(|_| is_sink))?;
+        if time.is_none() {
+            let name = quoted(&stage.name);
+            let message =
+                format!("nobody can say how old the rows of {name} are: when their events happened is not known");
+            let help = "say it where they come from, event_time = { column = \"…\" }, and let that column through unchanged; \
+                        or give the promise to a stage that has it: [stages.NAME.slo]";
+            self.faults.push(Fault::new(slo.span.clone(), message).help(help));
+        }
+        let config::Slo { lag, loss, target } = slo.value;
+        let micros = |most: Duration| Micros::try_from(most.as_micros()).unwrap_or(Micros::MAX);
+        Some(Objective { lag: lag.map(|lag| (lag.quantile, micros(lag.most))), loss, target })
     }
 
     fn times_of_inputs(&self, index: usize) -> Vec<Option<usize>> {

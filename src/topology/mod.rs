@@ -18,6 +18,7 @@ use arrow::datatypes::SchemaRef;
 
 use crate::bus::{Channel, Cleanup, Group, Micros, Topic, TopicSpec};
 use crate::config::{self, Draft, Fault, Faulty, Pipeline};
+use crate::fidelity::Objective;
 use crate::sql::{Engine, Query};
 
 /// A pipeline whose stages fit each other.
@@ -53,6 +54,8 @@ pub struct Stage {
     pub times_of_inputs: Vec<Option<usize>>,
     /// Bytes of memory that the open windows of a task may take.
     pub state_limit: usize,
+    /// What is promised of its minutes.
+    pub slo: Option<Objective>,
     /// Whether some of its rows come from a source that has no end, and are not all history.
     pub is_live: bool,
     /// Whether it says how far it is in event time: some source before it knows, or windows behind it wait for it.

@@ -16,6 +16,7 @@ mod lag;
 mod overlap;
 mod pipeline_tests;
 mod run;
+mod slo;
 mod support;
 mod topics;
 mod windows;
