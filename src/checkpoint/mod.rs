@@ -41,6 +41,8 @@ pub struct Checkpoint {
     pub book: Vec<Entry>,
     /// How often it has said what became of rows.
     pub pages: u64,
+    /// How often it has said something else about itself.
+    pub facts: u64,
     /// Up to when it has said something of minutes before they were final.
     pub early: Option<Micros>,
     /// Minutes that end by then were final when it last said something.
@@ -204,6 +206,8 @@ struct Written {
     book: Vec<Entry>,
     #[serde(skip_serializing_if = "is_zero", default)]
     pages: u64,
+    #[serde(skip_serializing_if = "is_zero", default)]
+    facts: u64,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     early: Option<Micros>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -251,6 +255,7 @@ impl Checkpoint {
             windows: self.windows.clone(),
             book: self.book.clone(),
             pages: self.pages,
+            facts: self.facts,
             early: self.early,
             through: self.through,
             began: self.began,
@@ -303,6 +308,7 @@ impl Checkpoint {
             windows: written.windows,
             book: written.book,
             pages: written.pages,
+            facts: written.facts,
             early: written.early,
             through: written.through,
             began: written.began,
@@ -358,6 +364,7 @@ mod tests {
                 tally: Tally { counts: Counts { rows_in: 5, ..Counts::default() }, shifted: -5, ..Tally::default() },
             }],
             pages: 3,
+            facts: 2,
             early: Some(60_000_000),
             through: Some(8),
             began: Some(7),
@@ -370,7 +377,7 @@ mod tests {
                     .collect(),
             }],
         };
-        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"dead_lettered":1,"absorbed":8,"emitted":7,"events":2,"foreign":1},"missed":4,"gone":6,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}},"clock":{"inputs":[{"input":"b","task":1,"said":"9 end 2"}],"greatest":-3,"said":"1000000"},"windows":{"version":1,"first":2,"next":9,"closed":"-60","keeps":["(a text)"]},"book":[{"minute":"1970-01-01T00:00:00Z","from":"b","rows_in":5,"shifted":-5}],"pages":3,"early":60000000,"through":8,"began":7,"sent":[3,0],"received":[{"from":"b","whole":true,"tasks":[[1,{"said":4,"since":1}]]}]}"#;
+        let written = r#"{"version":2,"stage":{"kind":"sql","from":["b"]},"counts":{"rows_in":5,"rows_out":3,"filtered":1,"dead_lettered":1,"absorbed":8,"emitted":7,"events":2,"foreign":1},"missed":4,"gone":6,"ended":true,"positions":[["a.b.c.results",1,17]],"source":{"rows":5,"at":{"bytes":9}},"clock":{"inputs":[{"input":"b","task":1,"said":"9 end 2"}],"greatest":-3,"said":"1000000"},"windows":{"version":1,"first":2,"next":9,"closed":"-60","keeps":["(a text)"]},"book":[{"minute":"1970-01-01T00:00:00Z","from":"b","rows_in":5,"shifted":-5}],"pages":3,"facts":2,"early":60000000,"through":8,"began":7,"sent":[3,0],"received":[{"from":"b","whole":true,"tasks":[[1,{"said":4,"since":1}]]}]}"#;
         assert_eq!(checkpoint.encode().unwrap(), written.as_bytes());
         assert_eq!(Checkpoint::decode(written.as_bytes()).unwrap(), checkpoint);
     }

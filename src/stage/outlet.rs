@@ -18,6 +18,7 @@ use crate::fidelity::{Book, Counts, Said, Status};
 use crate::stage::TaskError;
 use crate::stage::books::{Books, Passed};
 use crate::stage::clock::Clock;
+use crate::stage::facts::Letters;
 use crate::stage::origins::{Origins, Rows};
 use crate::stage::process::Processed;
 use crate::stage::published::{Made, Published, Publisher, ordinals};
@@ -38,8 +39,8 @@ pub(super) struct Encoded {
     pub dead_letters: Vec<Outgoing>,
     /// For its sink.
     pub text: Text,
-    /// The classes of these, with their numbers.
-    pub classes: Vec<(Class, u64)>,
+    /// The same by class, to be said of them.
+    pub classes: Vec<Letters>,
     /// What was done, in numbers; how many rows came in is for whoever polled them to say.
     pub counts: Counts,
     /// The same, by minute of event time.
@@ -48,12 +49,27 @@ pub(super) struct Encoded {
     pub lags: Passed,
     /// When they were encoded.
     pub encoded: Micros,
+    /// Results of windows that had closed before.
+    pub corrected: u64,
     /// Bytes that are put out.
     pub bytes: usize,
     /// Rows that predecessors, by their number, have published and that have not come, or if negative have come again.
     pub missing: Vec<(usize, i64)>,
     /// When the oldest of the rows arrived in the pipeline.
     pub since: Micros,
+}
+
+impl Encoded {
+    /// So many rows are a dead letter.
+    fn noted(&mut self, letter: &DeadLetter, rows: u64) {
+        match self.classes.iter_mut().find(|letters| letters.class == letter.class) {
+            Some(letters) => letters.rows += rows,
+            None => {
+                let (class, first, message) = (letter.class, letter.origin.clone(), letter.message.clone());
+                self.classes.push(Letters { class, rows, first, message });
+            }
+        }
+    }
 }
 
 /// When what is encoded was on its way.
@@ -130,7 +146,7 @@ impl Outlet {
             let rows = u64::from(letter.original.rows);
             encoded.counts += Counts { dead_lettered: rows, ..Counts::default() };
             self.books.dead_letter(&letter, &mut encoded.book);
-            encoded.classes.push((letter.class, rows));
+            encoded.noted(&letter, rows);
             encoded.dead_letters.push(self.dead_letter(letter));
         }
         for part in processed {
@@ -167,8 +183,8 @@ impl Outlet {
         self.books.part(&part, &timed, moments, encoded);
         for reject in std::mem::take(&mut part.rejects) {
             let event_time = timed.rows.as_ref().and_then(|times| times.at(reject.row));
-            encoded.classes.push((reject.class, 1));
             let letter = part.rows.origins.dead_letter(&self.stage, &part.rows.batch, reject);
+            encoded.noted(&letter, 1);
             encoded.dead_letters.push(self.dead_letter(DeadLetter { event_time, ..letter }));
         }
         Ok(())

@@ -47,6 +47,7 @@ impl Plan {
             quiet: Quiet::new(&self.stage),
             outlet: self.outlet(lease.task()),
             facts: Facts::new(&self.stage, lease.task()),
+            news: Vec::new(),
             book: Book::default(),
             booked: now(),
             lasted: 0,

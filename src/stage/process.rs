@@ -58,6 +58,8 @@ pub(super) struct Made {
     pub parts: Vec<Processed>,
     /// What windows could not yield.
     pub dead_letters: Vec<DeadLetter>,
+    /// How many results are those of windows that had closed before.
+    pub corrected: u64,
 }
 
 /// What became of a batch.
@@ -147,6 +149,7 @@ impl Queries {
     fn close(&mut self, said: Option<Watermark>, made: &mut Made) -> Result<Option<Watermark>, TaskError> {
         let Results::Windows(windows) = &mut self.results else { return Ok(said) };
         let mut closed = windows.correct()?;
+        made.corrected += closed.iter().map(|closed| closed.results.num_rows() as u64).sum::<u64>();
         let mut says = said;
         if let Some(Watermark { time, status }) = &mut says {
             let until = Nanos::from(*time) * NANOS_PER_MICRO;

@@ -17,7 +17,7 @@ use crate::connector::{self, InputBytes};
 use crate::failure::Class;
 use crate::fidelity::{Book, Counts, JudgedMinutes, Lags, Page, Status};
 use crate::stage::books::Passed;
-use crate::stage::facts::{self, Facts};
+use crate::stage::facts::{self, Facts, News, Place};
 use crate::stage::inlet::{Arrived, COMMIT, Inlet, Polled, Size};
 use crate::stage::outlet::{Encoded, Moments, Outlet};
 use crate::stage::process::{Made, Queries, Results};
@@ -41,6 +41,8 @@ pub(super) struct Task {
     pub outlet: Outlet,
     /// What it says of itself.
     pub facts: Facts,
+    /// What has happened to it and was not said yet.
+    pub news: Vec<News>,
     /// What became of rows since it was said.
     pub book: Book,
     /// When it said so last.
@@ -191,7 +193,7 @@ impl Task {
         let (size, when) = (polled.size(), now());
         let (positions, source, full) = (positions(&polled), self.inlet.position(), polled.is_full(size));
         let Arrived { rows, mut dead_letters, since, foreign, missing } = self.inlet.decode(polled)?;
-        let Made { parts, dead_letters: more } = self.queries.process(rows)?;
+        let Made { parts, dead_letters: more, corrected } = self.queries.process(rows)?;
         dead_letters.extend(more);
         let mut encoded =
             self.outlet.encode(dead_letters, Moments { since, polled: when, commit: self.lasted }, parts)?;
@@ -201,6 +203,7 @@ impl Task {
             encoded.book.at(*minute, Some(*input)).lost += rows;
         }
         encoded.missing = missing.into_iter().map(|(input, _, rows)| (input, rows)).collect();
+        encoded.corrected = corrected;
         Ok(Step { encoded, positions, source, size, when, full })
     }
 
@@ -218,6 +221,17 @@ impl Task {
             positions.retain(|partition, _| !resume.gaps.iter().any(|gap| gap.partition == *partition));
             committed.agrees_with(&self.committed.stage, &positions, self.signals.shared)?;
             self.committed = Checkpoint { stage: self.committed.stage.clone(), ..committed };
+        }
+        self.news.push(News::Started { version: env!("CARGO_PKG_VERSION") });
+        if resume.checkpoint.is_some() {
+            let Counts { rows_in, rows_out, .. } = self.committed.counts;
+            let place = |(of, offset): (&TopicPartition, &u64)| Place {
+                topic: of.topic.to_string(),
+                partition: of.partition,
+                offset: *offset,
+            };
+            let positions = resume.positions.iter().map(place).collect();
+            self.news.push(News::Restored { rows_in, rows_out, positions });
         }
         self.committed.began.get_or_insert_with(now);
         self.committed.positions = resume.positions;
@@ -268,11 +282,11 @@ impl Task {
     }
 
     /// Gives a sink the chance to write what its output has even without rows, such as the header line of a CSV, and says
-    /// to other workers that a source has ended.
+    /// that the task ends, and to other workers that a source has ended.
     async fn finish(&mut self) -> Result<(), Error> {
-        if self.outlet.is_sink() || self.committed.ended {
-            self.commit_nothing().await?;
-        }
+        let reason = if self.signals.draining() { "told" } else { "ended" };
+        self.news.push(News::Stopped { reason });
+        self.commit_nothing().await?;
         Ok(self.lease.settle().await?)
     }
 
@@ -303,9 +317,7 @@ impl Task {
                 }
                 Polled::Idle if ending => return Ok(None),
                 Polled::Idle if self.quiet.is_idle() => return Ok(Some(Polled::Said(Status::Idle))),
-                Polled::Idle if self.book.is_due(self.queries.clock.through(), now() - self.booked) => {
-                    self.commit_nothing().await?;
-                }
+                Polled::Idle if self.has_something_to_say() => self.commit_nothing().await?,
                 Polled::Idle => self.lease.settle().await?,
                 polled => {
                     self.quiet.end();
@@ -345,6 +357,7 @@ impl Task {
         }
         let state = self.changes()?;
         self.written.trim = state.spare_before;
+        records.events.extend(self.told()?);
         records.events.extend(self.page()?);
         let checkpoint = self.committed.encode()?;
         self.meter.checkpoint(checkpoint.len());
@@ -363,6 +376,45 @@ impl Task {
         // Nobody may look at it for a while, and it is to be known when it was visible.
         self.committing = Some((tokio::spawn(async { outcome.await.map(|()| now()) }), written));
         Ok(())
+    }
+
+    /// Whether there is something to be said that does not wait for rows.
+    fn has_something_to_say(&self) -> bool {
+        !self.news.is_empty() || self.book.is_due(self.queries.clock.through(), now() - self.booked)
+    }
+
+    /// What is to be said of a step besides what became of its rows.
+    fn note(&mut self, encoded: &Encoded) {
+        for letters in &encoded.classes {
+            let known = self.news.iter_mut().find_map(|news| match news {
+                News::DeadLettered(known) if known.class == letters.class => Some(known),
+                _ => None,
+            });
+            match known {
+                Some(known) => known.rows += letters.rows,
+                None => self.news.push(News::DeadLettered(letters.clone())),
+            }
+        }
+        if encoded.corrected > 0 {
+            self.news.push(News::Corrected { results: encoded.corrected });
+        }
+        if encoded.counts.foreign > 0 {
+            self.news.push(News::Foreign { rows: encoded.counts.foreign });
+        }
+        for (input, rows) in &encoded.missing {
+            let from = self.queries.stage.from.get(*input).map(|from| from.to_string()).unwrap_or_default();
+            self.news.push(News::Missing { from, rows: *rows });
+        }
+    }
+
+    /// The facts of what has happened.
+    fn told(&mut self) -> Result<Vec<Outgoing>, Error> {
+        let news = std::mem::take(&mut self.news);
+        let facts = news.iter().map(|news| {
+            self.committed.facts += 1;
+            self.facts.news(self.committed.facts, news)
+        });
+        facts.collect()
     }
 
     /// What is said now of what became of rows, where it is time to; the rest is in the checkpoint.
@@ -459,6 +511,7 @@ impl Task {
         self.committed.positions.extend(positions);
         self.committed.counts += encoded.counts;
         self.book.add(std::mem::take(&mut encoded.book));
+        self.note(&encoded);
         self.written.add(&mut encoded, size, when);
         let Encoded { results, events, dead_letters, .. } = encoded;
         Ok(Commit { results, events, dead_letters, ..Commit::default() })
@@ -510,7 +563,7 @@ impl Written {
         self.departure.push((encoded.encoded, departure));
         self.bytes += encoded.bytes;
         self.missing.append(&mut encoded.missing);
-        self.letters.append(&mut encoded.classes);
+        self.letters.extend(encoded.classes.iter().map(|letters| (letters.class, letters.rows)));
     }
 
     /// What is to be said of it once it is visible.

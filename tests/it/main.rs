@@ -10,6 +10,7 @@ mod check;
 mod edits;
 mod embed;
 mod embedded;
+mod facts;
 mod kafka;
 mod kill;
 mod lag;
