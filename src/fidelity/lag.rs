@@ -5,9 +5,6 @@ use arrow::array::Array;
 use super::times::Times;
 use crate::bus::Micros;
 
-/// So many rows are looked at together: most of the time their lags are the same, as far as it is told.
-const CHUNK: usize = 1 << 9;
-
 /// Lags are told apart in so many steps until they double.
 const STEPS: u32 = 32;
 
@@ -49,7 +46,7 @@ impl Lags {
         };
         if greatest < since {
             lags.backfilled = (times.values.len() - times.values.null_count()) as u64;
-        } else if !times.are_whole() || !lags.add_alike(times.values.len(), (least, greatest), now, since) {
+        } else if times.chunks.is_none() || !lags.add_alike(times.values.len(), (least, greatest), now, since) {
             lags.add(times, now, since);
         }
         lags
@@ -66,32 +63,24 @@ impl Lags {
     }
 
     fn add(&mut self, times: &Times, now: Micros, since: Micros) {
-        for start in (0..times.values.len()).step_by(CHUNK) {
-            let chunk = times.values.slice(start, CHUNK.min(times.values.len() - start));
-            if chunk.null_count() == 0 {
-                let (mut least, mut greatest) = (i64::MAX, i64::MIN);
-                for time in chunk.values() {
-                    (least, greatest) = (least.min(*time), greatest.max(*time));
-                }
-                let ends = (times.micros(least), times.micros(greatest));
-                if ends.1 < since {
-                    self.backfilled += chunk.len() as u64;
-                    continue;
-                }
-                if self.add_alike(chunk.len(), ends, now, since) {
-                    continue;
-                }
-            }
-            for time in chunk.iter().flatten().map(|time| times.micros(time)) {
-                if time < since {
-                    self.backfilled += 1;
-                    continue;
-                }
-                let lag = now.saturating_sub(time);
-                self.ahead += u64::from(lag < 0);
-                self.push(lag.max(0), 1);
+        for (rows, ends) in times.chunks() {
+            let ends = ends.map(|(least, greatest)| (times.micros(least), times.micros(greatest)));
+            match ends {
+                Some((_, greatest)) if greatest < since => self.backfilled += rows.len() as u64,
+                Some(ends) if self.add_alike(rows.len(), ends, now, since) => {}
+                _ => rows.filter_map(|row| times.at(row)).for_each(|time| self.add_one(time, now, since)),
             }
         }
+    }
+
+    fn add_one(&mut self, time: Micros, now: Micros, since: Micros) {
+        if time < since {
+            self.backfilled += 1;
+            return;
+        }
+        let lag = now.saturating_sub(time);
+        self.ahead += u64::from(lag < 0);
+        self.push(lag.max(0), 1);
     }
 
     fn push(&mut self, lag: Micros, rows: u64) {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use arrow::array::{Array, Int64Array};
+use arrow::array::Array;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::times::Times;
@@ -89,27 +89,30 @@ pub(crate) enum Minutes<'a> {
     /// All are of the same one.
     Same(Minute),
     /// Each is of its own.
-    Each {
-        /// When the event of each row happened.
-        times: &'a Int64Array,
-        /// How long a minute is, in the unit of these.
-        minute: i64,
-        /// The numbers of the first and of the last minute.
-        ends: (i64, i64),
-    },
+    Each(Each<'a>),
+}
+
+/// Rows whose minutes differ.
+pub(crate) struct Each<'a> {
+    /// When the event of each happened.
+    times: &'a Times,
+    /// How long a minute is, in the unit of these.
+    minute: i64,
+    /// The numbers of the first and of the last minute.
+    ends: (i64, i64),
 }
 
 impl<'a> Minutes<'a> {
     /// Those of rows with these event times; without them, they are of none.
     pub fn of(times: Option<&'a Times>) -> Self {
-        let Some(Times { values, tick, ends: Some((least, greatest)) }) = times else {
+        let Some((times, (least, greatest))) = times.and_then(|times| Some((times, times.ends?))) else {
             return Self::Same(Minute::NONE);
         };
-        let minute = 60_000_000_000 / tick;
+        let minute = 60_000_000_000 / times.tick;
         let ends = (least.div_euclid(minute), greatest.div_euclid(minute));
-        match ends.0 == ends.1 && values.null_count() == 0 {
+        match ends.0 == ends.1 && times.chunks.is_some() {
             true => Self::Same(Minute::new(ends.0)),
-            false => Self::Each { times: values, minute, ends },
+            false => Self::Each(Each { times, minute, ends }),
         }
     }
 
@@ -117,41 +120,87 @@ impl<'a> Minutes<'a> {
     pub fn at(&self, row: usize) -> Minute {
         match self {
             Self::Same(minute) => *minute,
-            Self::Each { times, minute, .. } if row < times.len() && times.is_valid(row) => {
-                Minute::new(times.value(row).div_euclid(*minute))
-            }
-            Self::Each { .. } => Minute::NONE,
+            Self::Each(Each { times, .. }) => times.at(row).map_or(Minute::NONE, Minute::of),
         }
     }
 
     /// Gives the minutes that these rows are of, each with a number of them.
-    pub fn count(&self, rows: impl Iterator<Item = usize>, mut each: impl FnMut(Minute, u64)) {
-        let (times, minute, (first, last)) = match self {
-            Self::Same(minute) => return some(*minute, rows.count() as u64, each),
-            Self::Each { times, minute, ends } => (times, *minute, *ends),
-        };
-        // Most batches are of few minutes.
-        let mut near = vec![0; usize::try_from(last - first + 1).unwrap_or(usize::MAX).min(NEAR)];
-        let (mut far, mut unknown) = (HashMap::new(), 0);
-        let (values, nulls) = (times.values(), times.nulls());
+    pub fn count(&self, rows: impl Iterator<Item = usize>, each: impl FnMut(Minute, u64)) {
+        match self {
+            Self::Same(minute) => some(*minute, rows.count() as u64, each),
+            Self::Each(of) => {
+                let mut counted = Counted::new(of);
+                counted.add(rows);
+                counted.give(each);
+            }
+        }
+    }
+
+    /// The same of all rows, of which there are so many.
+    pub fn count_all(&self, rows: usize, each: impl FnMut(Minute, u64)) {
+        match self {
+            Self::Same(minute) => some(*minute, rows as u64, each),
+            Self::Each(of) => {
+                let mut counted = Counted::new(of);
+                for (rows, ends) in of.times.chunks() {
+                    let numbers =
+                        ends.map(|(least, greatest)| (least.div_euclid(of.minute), greatest.div_euclid(of.minute)));
+                    match numbers {
+                        Some((first, last)) if first == last => counted.add_to(first, rows.len() as u64),
+                        _ => counted.add(rows),
+                    }
+                }
+                counted.give(each);
+            }
+        }
+    }
+}
+
+/// Rows by minute.
+struct Counted<'a> {
+    of: &'a Each<'a>,
+    /// Those of the first minutes, in their order: most batches are of few.
+    near: Vec<u64>,
+    far: HashMap<i64, u64>,
+    /// Those of no minute.
+    unknown: u64,
+}
+
+impl<'a> Counted<'a> {
+    fn new(of: &'a Each<'a>) -> Self {
+        let minutes = usize::try_from(of.ends.1 - of.ends.0 + 1).unwrap_or(usize::MAX);
+        Self { of, near: vec![0; minutes.min(NEAR)], far: HashMap::new(), unknown: 0 }
+    }
+
+    fn add_to(&mut self, number: i64, rows: u64) {
+        match self.near.get_mut((number - self.of.ends.0) as usize) {
+            Some(count) => *count += rows,
+            None => *self.far.entry(number).or_insert(0) += rows,
+        }
+    }
+
+    fn add(&mut self, rows: impl Iterator<Item = usize>) {
+        let Each { times, minute, ends: (first, _) } = *self.of;
+        let (values, nulls) = (times.values.values(), times.values.nulls());
         // Where the minute of the last row begins, and its number: the next row is of the same one as a rule.
         let (mut start, mut number) = (first * minute, first);
         for row in rows {
             let Some(time) = values.get(row).filter(|_| nulls.is_none_or(|nulls| nulls.is_valid(row))) else {
-                unknown += 1;
+                self.unknown += 1;
                 continue;
             };
             if time.wrapping_sub(start) as u64 >= minute as u64 {
                 number = time.div_euclid(minute);
                 start = number * minute;
             }
-            match near.get_mut((number - first) as usize) {
-                Some(rows) => *rows += 1,
-                None => *far.entry(number).or_insert(0) += 1,
-            }
+            self.add_to(number, 1);
         }
-        some(Minute::NONE, unknown, &mut each);
-        (first..).zip(near).chain(far).for_each(|(number, rows)| some(Minute::new(number), rows, &mut each));
+    }
+
+    fn give(self, mut each: impl FnMut(Minute, u64)) {
+        some(Minute::NONE, self.unknown, &mut each);
+        let minutes = (self.of.ends.0..).zip(self.near).chain(self.far);
+        minutes.for_each(|(number, rows)| some(Minute::new(number), rows, &mut each));
     }
 }
 
@@ -167,7 +216,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, TimestampMillisecondArray};
+    use arrow::array::{ArrayRef, Int64Array, TimestampMillisecondArray};
     use proptest::prelude::*;
 
     use super::*;
@@ -175,8 +224,13 @@ mod tests {
     proptest! {
         #[test]
         fn rows_are_counted_in_the_minutes_that_they_are_of(
-            times in proptest::collection::vec(proptest::option::weighted(0.9, prop_oneof![-200_000..200_000i64, any::<i32>().prop_map(|minute| i64::from(minute) * 60_000)]), 0..40),
+            times in proptest::collection::vec(proptest::option::weighted(0.999, prop_oneof![-200_000..200_000i64, any::<i32>().prop_map(|minute| i64::from(minute) * 60_000)]), 0..1_200),
+            sorted in any::<bool>(),
         ) {
+            let mut times = times;
+            if sorted {
+                times.sort_unstable();
+            }
             let column: ArrayRef = Arc::new(TimestampMillisecondArray::from(times.clone()));
             let found = Times::of(&column);
             let minutes = Minutes::of(found.as_ref());
@@ -190,6 +244,10 @@ mod tests {
             let mut counted = BTreeMap::new();
             expected.iter().step_by(2).for_each(|minute| *counted.entry(*minute).or_insert(0) += 1);
             prop_assert_eq!(found, counted);
+            let (mut found, mut counted) = (BTreeMap::new(), BTreeMap::new());
+            minutes.count_all(times.len(), |minute, rows| *found.entry(minute).or_insert(0) += rows);
+            expected.iter().for_each(|minute| *counted.entry(*minute).or_insert(0) += 1);
+            prop_assert_eq!(found, counted);
         }
     }
 
@@ -198,7 +256,7 @@ mod tests {
         let column: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
         for times in [None, Times::of(&column)] {
             let mut runs = Vec::new();
-            Minutes::of(times.as_ref()).count(0..2, |minute, rows| runs.push((minute, rows)));
+            Minutes::of(times.as_ref()).count_all(2, |minute, rows| runs.push((minute, rows)));
             assert_eq!(runs, [(Minute::NONE, 2)]);
         }
     }

@@ -166,7 +166,7 @@ impl Books {
 fn rows(part: &Processed, timed: &Timed, feeder: Feeder, book: &mut Book) {
     let is_of_windows = matches!(part.rows.origins, Origins::Windows { .. });
     let minutes = Minutes::of(timed.rows.as_ref());
-    minutes.count(0..part.rows.batch.num_rows(), |minute, rows| {
+    minutes.count_all(part.rows.batch.num_rows(), |minute, rows| {
         let counts = &mut book.at(minute, feeder).counts;
         if is_of_windows {
             counts.emitted += rows;
@@ -199,7 +199,7 @@ fn rows(part: &Processed, timed: &Timed, feeder: Feeder, book: &mut Book) {
 /// What became of the results of a batch.
 fn results(part: &Processed, timed: &Timed, feeder: Feeder, book: &mut Book) {
     let (minutes, results) = (Minutes::of(timed.rows.as_ref()), Minutes::of(timed.results.as_ref()));
-    results.count(0..part.results.num_rows(), |minute, rows| book.at(minute, feeder).counts.rows_out += rows);
+    results.count_all(part.results.num_rows(), |minute, rows| book.at(minute, feeder).counts.rows_out += rows);
     let Some(lineage) = &part.lineage else { return };
     let more = lineage.array_windows().filter(|[row, next]| row == next).map(|[row, _]| *row as usize);
     minutes.count(more, |minute, rows| book.at(minute, feeder).counts.expanded += rows);

@@ -272,7 +272,7 @@ impl Counting {
             return rows;
         };
         let times = self.time.as_ref().and_then(|time| batch.column_by_name(time)).and_then(Times::of);
-        Minutes::of(times.as_ref()).count(0..count, |minute, count| *rows.entry(minute).or_insert(0) += count);
+        Minutes::of(times.as_ref()).count_all(count, |minute, count| *rows.entry(minute).or_insert(0) += count);
         rows
     }
 }

@@ -317,3 +317,28 @@ fn a_running_pipeline_is_audited_while_rows_flow() {
     running.ended_well();
     assert!(findings(&scratch, "data").is_empty());
 }
+
+#[test]
+fn results_that_are_of_another_minute_than_their_rows_are_accounted_for_in_both() {
+    let stage = "[stages.due]\nfrom = [\"priced\"]\nevent_time = { column = \"due\" }\n\
+                 sql = \"SELECT id, at + INTERVAL '90 seconds' AS due FROM priced\"\n";
+    let pipeline =
+        PIPELINE.replace("[stages.out]\nfrom = [\"priced\"]", &format!("{stage}[stages.out]\nfrom = [\"due\"]"));
+    let scratch = Scratch::with(&pipeline);
+    scratch.write("in.ndjson", orders(0..600));
+    scratch.run().assert_balanced();
+    let output = audit(&scratch, "data");
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["findings"], json!([]));
+    let due = found["stages"].as_array().unwrap().iter().find(|stage| stage["stage"] == "due").unwrap();
+    let minutes = due["minutes"].as_array().unwrap();
+    // All rows of the first minute are of later ones now, and in the last ones are only such.
+    assert_eq!(
+        (&minutes[0]["rows_in"], &minutes[0]["shifted"], minutes[0].get("rows_out")),
+        (&json!(52), &json!(-52), None)
+    );
+    let last = minutes.last().unwrap();
+    assert_eq!((last.get("rows_in"), &last["rows_out"]), (None, &last["shifted"]));
+    let shifted = |line: &Value| line["shifted"].as_i64().unwrap_or(0);
+    assert_eq!((minutes.len(), minutes.iter().map(shifted).sum::<i64>()), (12, 0));
+}
