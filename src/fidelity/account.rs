@@ -48,7 +48,7 @@ pub async fn accounts(log: &dyn Log, topology: &Topology) -> Result<Vec<Account>
     let mut published: HashMap<Arc<str>, u64> = HashMap::new();
     let mut accounts = Vec::with_capacity(topology.stages.len());
     for stage in &topology.stages {
-        let committed = committed(log, stage).await?;
+        let committed = Committed::of(checkpoints(log, stage).await?);
         let Committed { counts, given, taken, .. } = committed;
         let inputs = stage.group().inputs;
         let pending = pending(log, &inputs, &committed.positions).await?;
@@ -80,28 +80,24 @@ fn lost(given: u64, counts: &Counts, pending: u64, taken: u64) -> i64 {
 
 /// What the tasks of a stage have committed last, added up.
 #[derive(Default)]
-struct Committed {
-    counts: Counts,
-    missed: u64,
+pub(crate) struct Committed {
+    pub(crate) counts: Counts,
+    /// Rows that were deleted before they first came.
+    pub(crate) missed: u64,
     /// Messages that were gone before it could read them, at most.
     gone: u64,
     positions: Positions,
     /// What its source connector says that it gave; `None` without one.
-    given: Option<u64>,
+    pub(crate) given: Option<u64>,
     /// What its sink connector says that it took; `None` without one.
-    taken: Option<u64>,
+    pub(crate) taken: Option<u64>,
 }
 
-async fn committed(log: &dyn Log, stage: &Stage) -> Result<Committed, Error> {
-    let topic = stage.group().checkpoint;
-    let mut committed = Committed::default();
-    for task in 0..log.extents(&topic).await?.len() as u32 {
-        if let Some(message) = log.last(&topic.partition(task)).await? {
-            let checkpoint = Checkpoint::decode(message.record.payload()).map_err(|error| Error::Checkpoint {
-                stage: stage.name.clone(),
-                task,
-                error,
-            })?;
+impl Committed {
+    /// What these checkpoints of the tasks say together.
+    pub(crate) fn of(checkpoints: impl IntoIterator<Item = Checkpoint>) -> Self {
+        let mut committed = Self::default();
+        for checkpoint in checkpoints {
             committed.counts += checkpoint.counts;
             committed.missed += checkpoint.missed;
             committed.gone += checkpoint.gone;
@@ -109,8 +105,23 @@ async fn committed(log: &dyn Log, stage: &Stage) -> Result<Committed, Error> {
             add(&mut committed.given, checkpoint.source);
             add(&mut committed.taken, checkpoint.sink);
         }
+        committed
     }
-    Ok(committed)
+}
+
+/// The last checkpoint of each task of a stage, by its number; an empty one of a task that has none.
+pub(crate) async fn checkpoints(log: &dyn Log, stage: &Stage) -> Result<Vec<Checkpoint>, Error> {
+    let topic = stage.group().checkpoint;
+    let mut checkpoints = Vec::new();
+    for task in 0..log.extents(&topic).await?.len() as u32 {
+        let damaged = |error| Error::Checkpoint { stage: stage.name.clone(), task, error };
+        let checkpoint = match log.last(&topic.partition(task)).await? {
+            Some(message) => Checkpoint::decode(message.record.payload()).map_err(damaged)?,
+            None => Checkpoint::default(),
+        };
+        checkpoints.push(checkpoint);
+    }
+    Ok(checkpoints)
 }
 
 fn add(rows: &mut Option<u64>, connector: Option<Position>) {

@@ -194,8 +194,12 @@ fn account(stage: &Evidence, range: &Range<Minute>, deleted: u64, lost: i64) -> 
         minutes.entry(*minute).or_default().1 += rows;
     }
     let lines = minutes.into_iter().filter(|(minute, _)| range.contains(minute));
-    let is_final = |minute: Minute| minute.end().is_some_and(|end| stage.through.is_some_and(|through| end <= through));
-    let line = |(minute, (tally, pending))| Line { minute, tally, pending, is_final: is_final(minute) };
+    let line = |(minute, (tally, pending)): (Minute, (Tally, u64))| Line {
+        minute,
+        tally,
+        pending,
+        is_final: minute.is_over(stage.through),
+    };
     let slo = stage.slo.map(|slo| judged(stage, range, &slo));
     Account {
         stage: stage.stage.clone(),
@@ -212,8 +216,7 @@ fn account(stage: &Evidence, range: &Range<Minute>, deleted: u64, lost: i64) -> 
 
 fn judged(stage: &Evidence, range: &Range<Minute>, slo: &Objective) -> JudgedMinutes {
     let mut judged = JudgedMinutes::default();
-    let is_final = |minute: Minute| minute.end().is_some_and(|end| stage.through.is_some_and(|through| end <= through));
-    let counted = |(_, minute): &(u32, Minute)| range.contains(minute) && is_final(*minute);
+    let counted = |(_, minute): &(u32, Minute)| range.contains(minute) && minute.is_over(stage.through);
     for (_, tally) in stage.by_task.iter().filter(|(key, _)| counted(key)) {
         slo.verdict(tally).into_iter().for_each(|is_good| judged.add(is_good));
     }
@@ -231,13 +234,12 @@ struct Checking<'a> {
 impl Evidence {
     /// Whether what is said of the minute can be compared with what others say of it.
     fn says_all_of(&self, minute: Minute) -> bool {
-        let is_final = minute.end().is_some_and(|end| self.through.is_some_and(|through| end <= through));
         let is_kept = match (minute.start(), self.since) {
             (Some(start), Some(since)) => start >= since,
             (None, Some(_)) => false,
             (_, None) => true,
         };
-        (is_final || self.is_settled) && is_kept
+        (minute.is_over(self.through) || self.is_settled) && is_kept
     }
 
     /// A number of each minute.

@@ -48,6 +48,11 @@ impl Minute {
     pub fn end(self) -> Option<Micros> {
         self.start().map(|start| start.saturating_add(MICROS))
     }
+
+    /// Whether it is over at that time; `None` is before all times.
+    pub(crate) fn is_over(self, by: Option<Micros>) -> bool {
+        self.end().is_some_and(|end| by.is_some_and(|by| end <= by))
+    }
 }
 
 impl Serialize for Minute {

@@ -12,6 +12,7 @@ mod times;
 mod watermark;
 
 pub use account::{Account, Error, accounts};
+pub(crate) use account::{Committed, checkpoints};
 pub use audit::{Account as AuditAccount, Audit, Check, Finding, Line};
 pub(crate) use audit::{Evidence, Found, Rows, audit};
 pub use counts::Counts;

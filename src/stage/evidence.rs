@@ -8,32 +8,16 @@ use memchr::memmem;
 use serde::Deserialize;
 
 use crate::bus::{self, Channel, Extent, Log, Message, Topic, scan};
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::Checkpoint;
 use crate::codec::{Decoder, RawRows, arrow, json};
 use crate::failure::DeadLetter;
-use crate::fidelity::{self, Audit, Entry, Evidence, Found, Minute, Minutes, Page, Rows, Status, Times};
+use crate::fidelity::{
+    self, Audit, Committed, Entry, Error, Evidence, Found, Minute, Minutes, Page, Rows, Status, Times,
+};
 use crate::stage::facts::LEDGER;
 use crate::stage::inlet::is_json;
 use crate::stage::owner::Owner;
 use crate::topology::{Stage, Topology, Work};
-
-/// Why there is no evidence.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The bus did not answer.
-    #[error(transparent)]
-    Bus(#[from] bus::Error),
-    /// A task's last checkpoint cannot be read.
-    #[error("task {task} of {stage}: {error}")]
-    Checkpoint {
-        /// Which stage.
-        stage: Arc<str>,
-        /// Which task.
-        task: u32,
-        /// What is wrong.
-        error: checkpoint::Error,
-    },
-}
 
 /// Compares the books of a pipeline with what its topics hold, of minutes of event time in that range, also while it runs.
 ///
@@ -99,33 +83,22 @@ async fn extents(log: &dyn Log, topic: &Topic) -> Result<Vec<Extent>, Error> {
     }
 }
 
-/// The last checkpoint of each task, by its number; an empty one of a task that has none.
+/// The last checkpoint of each task; none where the pipeline has not run.
 async fn checkpoints(log: &dyn Log, stage: &Stage) -> Result<Vec<Checkpoint>, Error> {
-    let topic = stage.group().checkpoint;
-    let mut checkpoints = Vec::new();
-    for task in 0..extents(log, &topic).await?.len() as u32 {
-        let Some(message) = log.last(&topic.partition(task)).await? else {
-            checkpoints.push(Checkpoint::default());
-            continue;
-        };
-        let damaged = |error| Error::Checkpoint { stage: stage.name.clone(), task, error };
-        checkpoints.push(Checkpoint::decode(message.record.payload()).map_err(damaged)?);
+    match fidelity::checkpoints(log, stage).await {
+        Err(Error::Bus(bus::Error::UnknownTopic(_))) => Ok(Vec::new()),
+        checkpoints => checkpoints,
     }
-    Ok(checkpoints)
 }
 
 /// What a stage says of itself, and its dead letters.
 async fn of_stage(log: &dyn Log, stage: &Stage, checkpoints: &[Checkpoint]) -> Result<Evidence, Error> {
-    let (name, letters) = (stage.name.clone(), letters(log, stage).await?);
-    let mut evidence = Evidence { stage: name, letters, slo: stage.slo, ..Evidence::default() };
-    let pages = pages(log, stage).await?;
+    let (name, letters, pages) = (stage.name.clone(), letters(log, stage).await?, pages(log, stage).await?);
+    let Committed { counts, missed, given, taken, .. } = Committed::of(checkpoints.iter().cloned());
+    let slo = stage.slo;
+    let mut evidence = Evidence { stage: name, letters, counts, missed, given, taken, slo, ..Evidence::default() };
     for (task, checkpoint) in (0..).zip(checkpoints) {
-        let Checkpoint { counts, missed, source, sink, book, .. } = checkpoint;
-        evidence.counts += *counts;
-        evidence.missed += missed;
-        evidence.given = source.as_ref().map(|at| evidence.given.unwrap_or(0) + at.rows).or(evidence.given);
-        evidence.taken = sink.as_ref().map(|at| evidence.taken.unwrap_or(0) + at.rows).or(evidence.taken);
-        add(&mut evidence, task, book);
+        add(&mut evidence, task, &checkpoint.book);
         said(&mut evidence, task, checkpoint.pages, &pages);
     }
     evidence.through = checkpoints.iter().map(through).min().flatten();

@@ -81,6 +81,16 @@ pub(super) struct Letters {
     pub message: String,
 }
 
+impl Letters {
+    /// Adds them to others, which are one for each class.
+    pub fn add_to(self, others: &mut Vec<Letters>) {
+        match others.iter_mut().find(|others| others.class == self.class) {
+            Some(others) => others.rows += self.rows,
+            None => others.push(self),
+        }
+    }
+}
+
 /// A fact as it is written.
 #[derive(Serialize)]
 struct Said<'a> {

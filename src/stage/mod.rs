@@ -23,11 +23,12 @@ mod published;
 mod running;
 mod signals;
 mod state;
+mod step;
 mod task;
 mod trace;
 mod worker;
 
-pub use evidence::{Error as EvidenceError, audit};
+pub use evidence::audit;
 pub(crate) use facts::is_fact;
 pub(crate) use outlet::results_of;
 pub(crate) use owner::has_no_rows;

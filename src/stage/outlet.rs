@@ -37,10 +37,10 @@ pub(super) struct Encoded {
     pub events: Vec<Outgoing>,
     /// For its dead letter topic.
     pub dead_letters: Vec<Outgoing>,
+    /// What is to be said of these.
+    pub letters: Vec<Letters>,
     /// For its sink.
     pub text: Text,
-    /// The same by class, to be said of them.
-    pub classes: Vec<Letters>,
     /// What was done, in numbers; how many rows came in is for whoever polled them to say.
     pub counts: Counts,
     /// The same, by minute of event time.
@@ -62,13 +62,8 @@ pub(super) struct Encoded {
 impl Encoded {
     /// So many rows are a dead letter.
     fn noted(&mut self, letter: &DeadLetter, rows: u64) {
-        match self.classes.iter_mut().find(|letters| letters.class == letter.class) {
-            Some(letters) => letters.rows += rows,
-            None => {
-                let (class, first, message) = (letter.class, letter.origin.clone(), letter.message.clone());
-                self.classes.push(Letters { class, rows, first, message });
-            }
-        }
+        let (class, first, message) = (letter.class, letter.origin.clone(), letter.message.clone());
+        Letters { class, rows, first, message }.add_to(&mut self.letters);
     }
 }
 

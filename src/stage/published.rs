@@ -170,24 +170,26 @@ impl Published {
                 *rows += u64::from(record.rows);
             }
         }
-        let mut silent: BTreeSet<u32> = (0..self.partitions).collect();
-        for Outgoing { to, record } in made.outgoing.iter_mut().rev() {
-            if silent.is_empty() {
-                break;
-            }
-            if silent.remove(&to.partition) {
-                if record.headers.get(TASK).is_none() {
-                    record.headers.push(TASK, task.to_string().as_bytes());
-                }
-                let rows = sent.get(to.partition as usize).copied().unwrap_or(0);
-                record.headers.push(SENT, rows.to_string().as_bytes());
-            }
-        }
+        self.in_last(task, made, |partition, record| {
+            let rows = sent.get(partition as usize).copied().unwrap_or(0);
+            record.headers.push(SENT, rows.to_string().as_bytes());
+        });
     }
 
     /// Says in all partitions what is to be known of the messages behind these: in the last of each, or in one of its own.
     pub fn say(&self, said: Said, task: u32, arrived: Micros, made: &mut Made) {
-        let (task, watermark) = (task.to_string(), said.to_string());
+        let (by, watermark) = (task.to_string(), said.to_string());
+        let silent = self.in_last(task, made, |_, record| record.headers.push(WATERMARK, watermark.as_bytes()));
+        for number in silent {
+            let headers = [(TASK, by.as_bytes()), (WATERMARK, watermark.as_bytes())].into();
+            let record = Record { headers, rows: 0, arrived, ..Record::default() };
+            made.push(0, &self.topic.partition(number), record);
+        }
+    }
+
+    /// Adds something to the last message of each partition, which names the task then. Gives the partitions that have none.
+    fn in_last(&self, task: u32, made: &mut Made, mut add: impl FnMut(u32, &mut Record)) -> BTreeSet<u32> {
+        let task = task.to_string();
         let mut silent: BTreeSet<u32> = (0..self.partitions).collect();
         for Outgoing { to, record } in made.outgoing.iter_mut().rev() {
             if silent.is_empty() {
@@ -197,14 +199,10 @@ impl Published {
                 if record.headers.get(TASK).is_none() {
                     record.headers.push(TASK, task.as_bytes());
                 }
-                record.headers.push(WATERMARK, watermark.as_bytes());
+                add(to.partition, record);
             }
         }
-        for number in silent {
-            let headers = [(TASK, task.as_bytes()), (WATERMARK, watermark.as_bytes())].into();
-            let record = Record { headers, rows: 0, arrived, ..Record::default() };
-            made.push(0, &self.topic.partition(number), record);
-        }
+        silent
     }
 
     /// Gives for each row a message with its key and its value.

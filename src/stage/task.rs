@@ -10,20 +10,19 @@ use datafusion::common::DataFusionError;
 use indicatif::DecimalBytes;
 use tokio::task::{JoinError, JoinHandle};
 
-use crate::bus::{self, Commit, Gap, Lease, Micros, Outgoing, Positions, TopicPartition};
+use crate::bus::{self, Commit, Gap, Lease, Micros, Outgoing, TopicPartition};
 use crate::checkpoint::{self, Checkpoint};
 use crate::codec::{self, cloudevents, csv, json};
-use crate::connector::{self, InputBytes};
-use crate::failure::Class;
-use crate::fidelity::{Book, Counts, JudgedMinutes, Lags, Page, Status};
-use crate::stage::books::Passed;
+use crate::connector;
+use crate::fidelity::{Book, Counts, Page, Status};
 use crate::stage::facts::{self, Facts, News, Place};
-use crate::stage::inlet::{Arrived, COMMIT, Inlet, Polled, Size};
+use crate::stage::inlet::{Arrived, COMMIT, Inlet, Polled};
 use crate::stage::outlet::{Encoded, Moments, Outlet};
 use crate::stage::process::{Made, Queries, Results};
 use crate::stage::signals::{Quiet, Signals};
 use crate::stage::state::{Changes, StateLog};
-use crate::telemetry::{Doing, Meter, Report};
+use crate::stage::step::{Step, Written, positions};
+use crate::telemetry::{Doing, Meter};
 use crate::time_of_day::now;
 
 /// How long a poll waits for the first row when nothing says that the input is about to end.
@@ -385,16 +384,6 @@ impl Task {
 
     /// What is to be said of a step besides what became of its rows.
     fn note(&mut self, encoded: &Encoded) {
-        for letters in &encoded.classes {
-            let known = self.news.iter_mut().find_map(|news| match news {
-                News::DeadLettered(known) if known.class == letters.class => Some(known),
-                _ => None,
-            });
-            match known {
-                Some(known) => known.rows += letters.rows,
-                None => self.news.push(News::DeadLettered(letters.clone())),
-            }
-        }
         if encoded.corrected > 0 {
             self.news.push(News::Corrected { results: encoded.corrected });
         }
@@ -409,7 +398,8 @@ impl Task {
 
     /// The facts of what has happened.
     fn told(&mut self) -> Result<Vec<Outgoing>, Error> {
-        let news = std::mem::take(&mut self.news);
+        let mut news = std::mem::take(&mut self.news);
+        news.extend(self.written.letters.iter().cloned().map(News::DeadLettered));
         let facts = news.iter().map(|news| {
             self.committed.facts += 1;
             self.facts.news(self.committed.facts, news)
@@ -444,10 +434,8 @@ impl Task {
     fn judge(&mut self, due: &Book, through: Option<Micros>) {
         let Some(slo) = self.queries.stage.slo else { return };
         for (minute, tally) in due.minutes() {
-            let is_final =
-                |through: Option<Micros>| minute.end().is_some_and(|end| through.is_some_and(|time| end <= time));
-            let was_judged = is_final(self.committed.through);
-            if let (Some(is_good), true) = (slo.verdict(&tally), is_final(through))
+            let was_judged = minute.is_over(self.committed.through);
+            if let (Some(is_good), true) = (slo.verdict(&tally), minute.is_over(through))
                 && !(was_judged && is_good)
             {
                 self.written.judged.add(is_good);
@@ -515,111 +503,5 @@ impl Task {
         self.written.add(&mut encoded, size, when);
         let Encoded { results, events, dead_letters, .. } = encoded;
         Ok(Commit { results, events, dead_letters, ..Commit::default() })
-    }
-}
-
-/// What the next commit takes in, so far.
-#[derive(Default)]
-pub(super) struct Written {
-    counts: Counts,
-    /// When the oldest of the rows arrived in the pipeline.
-    since: Micros,
-    /// How much was polled.
-    size: Size,
-    /// What goes with a sink's rows.
-    records: Vec<Outgoing>,
-    /// The number of the message of the state before which all can be deleted once it is committed.
-    trim: Option<u64>,
-    /// When the rows of each step were polled, with their number.
-    polled: Vec<(Micros, u64)>,
-    /// How long after their events they were then.
-    arrival: Lags,
-    /// How long after their events the results of each step were encoded, and when.
-    departure: Vec<(Micros, Lags)>,
-    /// Bytes that go out.
-    bytes: usize,
-    /// Rows that predecessors, by their number, have published and that have not come, or have come again.
-    missing: Vec<(usize, i64)>,
-    /// Classes of dead letters, with their numbers.
-    letters: Vec<(Class, u64)>,
-    /// Minutes that it makes final.
-    judged: JudgedMinutes,
-    /// When it was handed to the bus.
-    submitted: Micros,
-    /// How far the input partitions are dealt with.
-    positions: Positions,
-}
-
-impl Written {
-    fn add(&mut self, encoded: &mut Encoded, size: Size, polled: Micros) {
-        let Encoded { counts, since, .. } = *encoded;
-        let is_first = self.counts == Counts::default();
-        self.since = if is_first { since } else { self.since.min(since) };
-        self.counts += counts;
-        self.size = self.size + size;
-        self.polled.push((polled, counts.rows_in));
-        let Passed { arrival, departure } = std::mem::take(&mut encoded.lags);
-        self.arrival.extend(&arrival);
-        self.departure.push((encoded.encoded, departure));
-        self.bytes += encoded.bytes;
-        self.missing.append(&mut encoded.missing);
-        self.letters.extend(encoded.classes.iter().map(|letters| (letters.class, letters.rows)));
-    }
-
-    /// What is to be said of it once it is visible.
-    fn report(&self, visible: Micros, input: Option<InputBytes>) -> Report<'_> {
-        Report {
-            counts: self.counts,
-            since: self.since,
-            polled: &self.polled,
-            arrival: &self.arrival,
-            departure: &self.departure,
-            bytes: (self.size.bytes, self.bytes),
-            missing: &self.missing,
-            letters: &self.letters,
-            submitted: self.submitted,
-            visible,
-            input,
-            positions: &self.positions,
-        }
-    }
-}
-
-/// What became of a poll, before it is committed.
-struct Step {
-    encoded: Encoded,
-    positions: Positions,
-    /// Where the source connector was after the poll, where there is one.
-    source: Option<connector::Position>,
-    /// How much was polled.
-    size: Size,
-    /// When it was.
-    when: Micros,
-    /// Whether there is likely to be more.
-    full: bool,
-}
-
-impl Step {
-    /// A step of no rows.
-    fn empty(source: Option<connector::Position>) -> Self {
-        let (encoded, positions, size) = (Encoded::default(), Positions::new(), Size::default());
-        Self { encoded, positions, source, size, when: now(), full: false }
-    }
-}
-
-/// How far a poll brings the input partitions it is of.
-fn positions(polled: &Polled) -> Positions {
-    match polled {
-        Polled::Messages(messages) => {
-            let mut positions = Positions::new();
-            for message in messages {
-                match positions.get_mut(&message.partition) {
-                    Some(position) => *position = message.offset + 1,
-                    None => drop(positions.insert(message.partition.clone(), message.offset + 1)),
-                }
-            }
-            positions
-        }
-        _ => Positions::new(),
     }
 }

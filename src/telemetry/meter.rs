@@ -81,7 +81,7 @@ pub(crate) struct Report<'a> {
     /// How long after their events the results of each step were, with when that was.
     pub departure: &'a [(Micros, Lags)],
     /// The classes of dead letters, with their numbers.
-    pub letters: &'a [(Class, u64)],
+    pub letters: Vec<(Class, u64)>,
     /// Bytes that came in, and that went out.
     pub bytes: (usize, usize),
     /// Rows that predecessors, by their number, have published and that have not come, or if negative have come again.
@@ -201,8 +201,8 @@ impl Meter {
         metrics.bytes_in.increment(report.bytes.0 as u64);
         metrics.bytes_out.increment(report.bytes.1 as u64);
         for (class, count) in report.letters {
-            let letters = Class::ALL.iter().zip(&metrics.letters).find(|(known, _)| *known == class);
-            letters.into_iter().for_each(|(_, counter)| counter.increment(*count));
+            let letters = Class::ALL.iter().zip(&metrics.letters).find(|(known, _)| **known == class);
+            letters.into_iter().for_each(|(_, counter)| counter.increment(count));
         }
         for (input, rows) in report.missing {
             if let Some([lost, repeated]) = metrics.missing.get(*input) {
