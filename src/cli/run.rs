@@ -12,7 +12,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::cli::{exit, pipeline, progress, report};
 use crate::config::{LineSink, Output, Pipeline, Sink};
 use crate::stage::{Options, Stop, Summary, Worker};
-use crate::telemetry::{Registry, http, logs};
+use crate::telemetry::http::{self, Served};
+use crate::telemetry::{Registry, logs};
 use crate::topology::{Topology, Work};
 
 /// Run a pipeline until its input has ended, or a signal ends it
@@ -31,7 +32,7 @@ pub(super) struct Args {
     /// Run only this stage; may be given several times.
     #[arg(long = "stage", value_name = "NAME")]
     stages: Vec<String>,
-    /// Serve /metrics, /healthz and /readyz; a port alone listens on loopback.
+    /// Serve a page at /, /metrics, /healthz and /readyz; a port alone listens on loopback.
     #[arg(long, value_name = "ADDR", value_parser = address)]
     http: Option<SocketAddr>,
     /// Print the summary as one JSON object on standard output.
@@ -72,6 +73,7 @@ pub(super) async fn run(args: Args) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
+    logs::conceal(&pipeline.secrets);
     if args.json && writes_to_stdout(&topology) {
         return exit::usage("--json would mix the summary with the rows of a sink that writes to standard output");
     }
@@ -96,14 +98,15 @@ async fn run_pipeline(
     signals: (Signal, Signal),
 ) -> Result<(), Box<dyn std::error::Error>> {
     let registry = Arc::new(Registry::default());
+    let topology = Arc::new(topology);
     if let Some(at) = args.http {
-        let served = http::serve(at, registry.clone()).await;
+        let (registry, topology) = (registry.clone(), topology.clone());
+        let served = http::serve(at, Served { registry, topology, secrets: pipeline.secrets.clone() }).await;
         let (at, _) = served.map_err(|error| format!("--http: {at} cannot be listened on: {error}"))?;
-        tracing::info!("serving http://{at}/metrics");
+        tracing::info!("serving http://{at}/ and http://{at}/metrics");
     }
     let bus = crate::bus::open(&pipeline.bus, args.data_dir.as_deref())?;
     let stdout_is_taken = writes_to_stdout(&topology);
-    let topology = Arc::new(topology);
     let options = Options {
         stages: args.stages.clone(),
         keep_running: args.keep_running,

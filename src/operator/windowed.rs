@@ -417,6 +417,11 @@ impl Windowed {
         self.kept.iter().map(|kept| kept.first_open(self.closed)).min().unwrap_or(self.closed)
     }
 
+    /// Rows that open windows keep.
+    pub(crate) fn rows(&self) -> usize {
+        self.kept.iter().flat_map(|kept| kept.batches()).map(|batch| batch.num_rows()).sum()
+    }
+
     /// Bytes of memory that open windows take.
     pub(crate) fn bytes(&self) -> usize {
         self.kept.iter().map(|kept| kept.bytes()).sum()

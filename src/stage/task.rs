@@ -9,6 +9,7 @@ use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use indicatif::DecimalBytes;
 use tokio::task::{JoinError, JoinHandle};
+use tokio::time::timeout;
 
 use crate::bus::{self, Commit, Gap, Lease, Micros, Outgoing, TopicPartition};
 use crate::checkpoint::{self, Checkpoint};
@@ -22,7 +23,7 @@ use crate::stage::process::{Made, Queries, Results};
 use crate::stage::signals::{Quiet, Signals};
 use crate::stage::state::{Changes, StateLog};
 use crate::stage::step::{Step, Written, positions};
-use crate::telemetry::{Doing, Meter};
+use crate::telemetry::{Doing, Held, Meter};
 use crate::time_of_day::now;
 
 /// How long a poll waits for the first row when nothing says that the input is about to end.
@@ -309,7 +310,14 @@ impl Task {
             self.meter.looked(matches!(polled, Polled::Block(_) | Polled::Messages(_)));
             match polled {
                 Polled::Finished if self.quiet.says(Status::End) => return Ok(Some(Polled::Said(Status::End))),
-                Polled::Finished if self.signals.keep_running => self.signals.changed().await,
+                Polled::Finished if self.signals.keep_running && self.has_something_to_say() => {
+                    self.commit_nothing().await?;
+                }
+                Polled::Finished if self.signals.keep_running => {
+                    self.meter.turns_to(Doing::Idle);
+                    // It may have something to say later.
+                    let _ = timeout(WAIT, self.signals.changed()).await;
+                }
                 Polled::Finished => {
                     self.committed.ended = self.signals.shared;
                     return Ok(None);
@@ -448,8 +456,9 @@ impl Task {
         let (Some(state), Results::Windows(windows)) = (&mut self.state, &mut self.queries.results) else {
             return Ok(Changes::default());
         };
-        let (bytes, limit) = (windows.bytes(), self.queries.stage.state_limit);
-        self.meter.holds(bytes, limit);
+        let held = Held { rows: windows.rows(), bytes: windows.bytes(), limit: self.queries.stage.state_limit };
+        self.meter.holds(held);
+        let Held { bytes, limit, .. } = held;
         if bytes > limit {
             return Err(Error::StateLimit { bytes, limit });
         }

@@ -1,8 +1,14 @@
 //! Logs, through `tracing`, to standard error.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{self, IsTerminal, Write, stderr};
+use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
+
+use crate::config::Secrets;
+
+/// What is kept out of the logs.
+static SECRETS: OnceLock<Secrets> = OnceLock::new();
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -19,10 +25,35 @@ pub fn init(format: Format, filter: &str) -> Result<(), Box<dyn std::error::Erro
     // What the Kafka client says of itself comes from `bus`; this is what its wrapper says, of no use to anybody.
     let filter = EnvFilter::try_new(format!("rdkafka=off,{filter}"))?;
     let colour = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false).with_ansi(colour);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| Concealing)
+        .with_target(false)
+        .with_ansi(colour);
     match format {
         Format::Text => builder.try_init(),
         Format::Json => builder.json().try_init(),
+    }
+}
+
+/// Keeps what a pipeline file takes from the environment out of the logs from now on. Only what is given first counts.
+pub fn conceal(secrets: &Secrets) {
+    let _ = SECRETS.set(secrets.clone());
+}
+
+/// Standard error, without secrets. It is given a line at a time.
+struct Concealing;
+
+impl Write for Concealing {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match (SECRETS.get(), std::str::from_utf8(line)) {
+            (Some(secrets), Ok(text)) => stderr().write_all(secrets.conceal(text).as_bytes())?,
+            _ => stderr().write_all(line)?,
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        stderr().flush()
     }
 }

@@ -1,5 +1,6 @@
 //! How a task reports what it does: to the metrics, and to whoever watches the run.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::ops::AddAssign;
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use crate::failure::Class;
 use crate::fidelity::{Counts, JudgedMinutes, Lags};
 use crate::telemetry::Health;
 use crate::telemetry::metrics::{Registry, TaskMetrics};
+use crate::telemetry::status::{Held, Standing, TaskStatus};
+use crate::telemetry::weighted::Seconds;
 use crate::time_of_day::now;
 use crate::topology::Stage;
 
@@ -24,6 +27,7 @@ const LONGEST_MICROS: u64 = 24 * 60 * 60 * 1_000_000;
 pub struct Meter {
     pipeline: String,
     stage: Arc<str>,
+    task: u32,
     metrics: TaskMetrics,
     seen: Mutex<Seen>,
     now: Mutex<Now>,
@@ -66,6 +70,16 @@ struct Now {
     since: Micros,
     /// How far its input partitions are dealt with.
     positions: Positions,
+    /// How many offsets are between that and their ends.
+    behind: BTreeMap<TopicPartition, u64>,
+    /// What its open windows hold.
+    held: Option<Held>,
+    /// What it has said that it is through with.
+    through: Option<Micros>,
+    is_running: bool,
+    restarts: u64,
+    /// For each predecessor, rows that have not come, and such that have come again.
+    missing: Vec<[u64; 2]>,
 }
 
 /// What a task has committed.
@@ -119,9 +133,10 @@ impl Meter {
         let meter = Arc::new(Self {
             pipeline: pipeline.to_owned(),
             stage: stage.name.clone(),
+            task,
             metrics: registry.task(pipeline, stage, task),
             seen: Mutex::new(Seen::default()),
-            now: Mutex::default(),
+            now: Mutex::new(Now { missing: vec![[0; 2]; stage.from.len()], ..Now::default() }),
             health: registry.health().clone(),
             name: format!("task {task} of stage {}", stage.name),
         });
@@ -134,13 +149,23 @@ impl Meter {
         &self.name
     }
 
+    /// Its stage.
+    pub(super) fn stage(&self) -> &Arc<str> {
+        &self.stage
+    }
+
     /// The task starts, had counted this before, and has so much of its input to read.
     pub(crate) fn resumed(&self, total: Counts, input: Option<InputBytes>) {
-        self.metrics.up.set(1.0);
+        self.runs(true);
         self.health.well(&self.name);
         let mut seen = self.seen.lock();
         seen.total = total;
         seen.input = input;
+    }
+
+    fn runs(&self, is_running: bool) {
+        self.metrics.up.set(f64::from(u8::from(is_running)));
+        self.now.lock().is_running = is_running;
     }
 
     /// The task turns to something else, and has been doing what it did until now.
@@ -168,9 +193,31 @@ impl Meter {
     pub(super) fn look(&self) {
         let doing = self.now.lock().doing.map(|(doing, _)| doing);
         self.turn(doing);
-        let Now { has_caught_up, since, .. } = *self.now.lock();
-        let behind = if has_caught_up || since == 0 { 0 } else { now() - since };
-        self.metrics.behind_seconds.set(seconds(behind.max(0)));
+        self.metrics.behind_seconds.set(self.now.lock().behind_seconds());
+    }
+
+    /// How the task is.
+    pub(super) fn standing(&self) -> Standing {
+        self.look();
+        let metrics = &self.metrics;
+        let counts = self.seen.lock().run;
+        let now = self.now.lock();
+        Standing {
+            status: TaskStatus {
+                task: self.task,
+                is_running: now.is_running,
+                restarts: now.restarts,
+                spent: metrics.spent.each_ref().map(Seconds::get),
+            },
+            counts,
+            behind_seconds: now.behind_seconds(),
+            missing: now.missing.clone(),
+            held: now.held,
+            through: now.through,
+            event_lags: metrics.departure_lag.counts(),
+            lags: metrics.lag.counts(),
+            behind: now.behind.values().sum(),
+        }
     }
 
     /// How far the task's input partitions are dealt with.
@@ -181,6 +228,7 @@ impl Meter {
     /// So many offsets are between that and the end of a partition.
     pub(super) fn behind(&self, registry: &Registry, partition: &TopicPartition, offsets: u64) {
         registry.behind(&self.pipeline, &self.stage, partition, offsets);
+        self.now.lock().behind.insert(partition.clone(), offsets);
     }
 
     /// The task has committed something.
@@ -207,6 +255,9 @@ impl Meter {
         for (input, rows) in report.missing {
             if let Some([lost, repeated]) = metrics.missing.get(*input) {
                 if *rows > 0 { lost } else { repeated }.increment(rows.unsigned_abs());
+            }
+            if let Some([lost, repeated]) = self.now.lock().missing.get_mut(*input) {
+                *if *rows > 0 { lost } else { repeated } += rows.unsigned_abs();
             }
         }
         metrics.unbalanced.increment(step.imbalance().unsigned_abs());
@@ -251,12 +302,13 @@ impl Meter {
         self.metrics.checkpoint.set(bytes as f64);
     }
 
-    /// The open windows of the task take so many bytes, and may take so many.
-    pub(crate) fn holds(&self, bytes: usize, limit: usize) {
-        if let Some([state, most]) = &self.metrics.state {
-            state.set(bytes as f64);
-            most.set(limit as f64);
+    /// The open windows of the task hold that.
+    pub(crate) fn holds(&self, held: Held) {
+        if let Some(state) = &self.metrics.state {
+            let gauges = state.iter().zip([held.rows, held.bytes, held.limit]);
+            gauges.for_each(|(gauge, value)| gauge.set(value as f64));
         }
+        self.now.lock().held = Some(held);
     }
 
     /// The task has said that it is through with event times up to that.
@@ -264,6 +316,7 @@ impl Meter {
         if let Some(watermark) = &self.metrics.watermark {
             watermark.set(time as f64 / 1e6);
         }
+        self.now.lock().through = Some(time);
     }
 
     /// So many messages at most were gone before the task could read them.
@@ -274,7 +327,8 @@ impl Meter {
     /// The task has failed, and will go on from its last commit. Gives whether that is news.
     pub(crate) fn failed(&self, error: &dyn Error, by_bus: bool) -> bool {
         self.turn(None);
-        self.metrics.up.set(0.0);
+        self.runs(false);
+        self.now.lock().restarts += 1;
         self.metrics.bus_errors.increment(u64::from(by_bus));
         self.metrics.restarts.increment(1);
         self.health.ill(&self.name, error.to_string())
@@ -284,13 +338,21 @@ impl Meter {
     pub(crate) fn ended(&self) {
         self.turn(None);
         self.now.lock().has_caught_up = true;
-        self.metrics.up.set(0.0);
+        self.runs(false);
         self.health.well(&self.name);
     }
 
     /// What was seen so far.
     pub fn seen(&self) -> Seen {
         self.seen.lock().clone()
+    }
+}
+
+impl Now {
+    /// How long ago the rows arrived in the pipeline that it has committed last, in seconds, while there are more; else 0.
+    fn behind_seconds(&self) -> f64 {
+        let is_behind = !self.has_caught_up && self.since != 0;
+        if is_behind { seconds((now() - self.since).max(0)) } else { 0.0 }
     }
 }
 

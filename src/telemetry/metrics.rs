@@ -1,5 +1,6 @@
 //! Every metric: its name, type, unit and labels, and what it means. `docs/metrics.md` is made of this.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
 
@@ -152,6 +153,12 @@ const BYTES_OUT: Definition = bytes(
     "fidelio_out_bytes_total",
     "Bytes of results that were published, with their keys and headers, or written by a sink.",
 );
+const STATE_ROWS: Definition = gauge(
+    "fidelio_state_rows",
+    Unit::Count,
+    TASK,
+    "Rows that the open windows of the task keep: those that came in, or one for each group of a window that they are added up to.",
+);
 const STATE: Definition =
     gauge("fidelio_state_bytes", Unit::Bytes, TASK, "Bytes of memory that the open windows of the task take.");
 const STATE_LIMIT: Definition = gauge(
@@ -274,7 +281,7 @@ const BUILD_INFO: Definition =
     gauge("fidelio_build_info", Unit::Count, &["version"], "1; the label says which version of Fidelio it is.");
 
 /// All of them, in the order in which they are documented.
-const ALL: [&Definition; 46] = [
+const ALL: [&Definition; 47] = [
     &ROWS_IN,
     &ROWS_OUT,
     &FILTERED,
@@ -296,6 +303,7 @@ const ALL: [&Definition; 46] = [
     &LAG_OBJECTIVE,
     &BYTES_IN,
     &BYTES_OUT,
+    &STATE_ROWS,
     &STATE,
     &STATE_LIMIT,
     &WATERMARK,
@@ -324,7 +332,7 @@ const ALL: [&Definition; 46] = [
 ];
 
 /// Upper bounds of the buckets of histograms of times, in seconds.
-const TIMES: &[f64] = &[
+pub(super) const TIMES: &[f64] = &[
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 600.0, 3_600.0,
     86_400.0,
 ];
@@ -340,6 +348,7 @@ pub struct Registry {
     histograms: Collection<Weighted>,
     sums: Collection<Seconds>,
     meters: Mutex<Vec<Weak<Meter>>>,
+    extents: Mutex<HashMap<TopicPartition, Extent>>,
     health: Arc<Health>,
 }
 
@@ -382,8 +391,8 @@ pub(super) struct TaskMetrics {
     pub up: Gauge,
     pub restarts: Counter,
     pub gone: Counter,
-    /// Of a task with windows: what they take, and what they may take.
-    pub state: Option<[Gauge; 2]>,
+    /// Of a task with windows: the rows that they keep, the bytes that these take, and those that they may take.
+    pub state: Option<[Gauge; 3]>,
     /// Of a task that says how far it is.
     pub watermark: Option<Gauge>,
 }
@@ -403,7 +412,15 @@ impl Default for Registry {
         recorder.register_gauge(&build, &METADATA).set(1.0);
         let handle = recorder.handle();
         let (histograms, sums) = (Collection::default(), Collection::default());
-        Self { recorder, handle, histograms, sums, meters: Mutex::default(), health: Arc::default() }
+        Self {
+            recorder,
+            handle,
+            histograms,
+            sums,
+            meters: Mutex::default(),
+            extents: Mutex::default(),
+            health: Arc::default(),
+        }
     }
 }
 
@@ -446,6 +463,12 @@ impl Registry {
             let key = definition.key(&labels);
             self.recorder.register_gauge(&key, &METADATA).set(offset as f64);
         }
+        self.extents.lock().insert(of.clone(), extent);
+    }
+
+    /// How far a partition reached when it was last looked at.
+    pub(super) fn extent(&self, of: &TopicPartition) -> Option<Extent> {
+        self.extents.lock().get(of).copied()
     }
 
     pub(super) fn bus(&self, up: bool) {
@@ -534,7 +557,7 @@ impl Registry {
             restarts: counter(&RESTARTS),
             gone: counter(&GONE),
             // What a task does not have is not shown as nothing.
-            state: stage.is_windowed().then(|| [gauge(&STATE), gauge(&STATE_LIMIT)]),
+            state: stage.is_windowed().then(|| [&STATE_ROWS, &STATE, &STATE_LIMIT].map(gauge)),
             watermark: stage.is_heard.then(|| gauge(&WATERMARK)),
         }
     }

@@ -39,6 +39,11 @@ impl Weighted {
             sum.add(value * count as f64);
         }
     }
+
+    /// Samples of each bucket.
+    pub(super) fn counts(&self) -> Vec<u64> {
+        self.0.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect()
+    }
 }
 
 impl Seconds {
@@ -48,7 +53,8 @@ impl Seconds {
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, added);
     }
 
-    fn get(&self) -> f64 {
+    /// What was added.
+    pub(super) fn get(&self) -> f64 {
         f64::from_bits(self.0.load(Ordering::Relaxed))
     }
 }

@@ -1,19 +1,13 @@
 //! `fidelio audit`: what is in the topics is what the books say, and where it is not, it is found and located.
 
-use std::path::Path;
 use std::process::Output;
-use std::time::Duration;
 
-use fidelio::bus::embedded::{Embedded, Options, Reader};
-use fidelio::bus::{Bus, Change, Commit, Limit, Log, Message, Outgoing, Record};
-use fidelio::checkpoint::Checkpoint;
-use fidelio::codec::arrow;
-use fidelio::config::Draft;
-use fidelio::sql::Engine;
-use fidelio::topology::Topology;
+use fidelio::bus::Message;
 use serde_json::{Value, json};
 
-use crate::support::{Running, Scratch, until};
+use crate::facts::assert_documented;
+use crate::support::{Running, Scratch, lines, until};
+use crate::tamper::{copy, with_rows};
 
 const PIPELINE: &str = r#"
 [pipeline]
@@ -88,43 +82,6 @@ fn place(place: &str, minute: u32, rows: i64) -> (String, Option<String>, i64) {
     (place.to_owned(), Some(format!("2024-05-01T10:{minute:02}:00Z")), rows)
 }
 
-/// Copies what a pipeline has left to another data directory, with the messages that `edit` makes of each.
-fn copy(scratch: &Scratch, to: &str, mut edit: impl FnMut(&Message) -> Vec<Record>) {
-    let draft = Draft::parse(&scratch.read("p.toml"), "p.toml", Path::new(""), &|_| None);
-    let topology = Topology::of_draft(draft, &Engine::new()).map_err(|faulty| faulty.to_string()).unwrap().1;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let from = Reader::open(scratch.path("data")).unwrap();
-        let bus = Embedded::open(scratch.path(to), Options::default()).unwrap();
-        let groups: Vec<_> = topology.stages.iter().map(|stage| stage.group()).collect();
-        for stage in &topology.stages {
-            bus.declare(&stage.topics).await.unwrap();
-        }
-        bus.enroll(&groups).await.unwrap();
-        for (stage, group) in topology.stages.iter().zip(groups) {
-            let Some(checkpoint) = from.last(&group.checkpoint.partition(0)).await.unwrap() else { continue };
-            let checkpoint = checkpoint.record.value.unwrap();
-            let positions = Checkpoint::decode(&checkpoint).unwrap().positions;
-            let mut commit = Commit { checkpoint, positions, ..Commit::default() };
-            for topic in stage.topics.iter().map(|spec| &spec.topic).filter(|topic| **topic != group.checkpoint) {
-                let (partition, mut next) = (topic.partition(0), 0);
-                while next < from.extents(topic).await.unwrap()[0].end {
-                    for message in from.read(&partition, next, Limit::ONE, Duration::ZERO).await.unwrap() {
-                        next = message.offset + 1;
-                        let record = |record| Outgoing { to: partition.clone(), record };
-                        commit.results.extend(edit(&message).into_iter().map(record));
-                    }
-                }
-            }
-            let mut member = bus.join(group).await.unwrap();
-            let Change::Given(mut lease) = member.changed().await.unwrap() else { panic!("the only task") };
-            lease.resume().await.unwrap();
-            lease.commit(commit).await.unwrap();
-        }
-        bus.close().await.unwrap();
-    });
-}
-
 /// Runs the rest of the pipeline on the copy. What the two stages behind `priced` notice is said once by each, and is in their books.
 fn noticed(scratch: &Scratch, what: &str) -> String {
     let output = scratch.fidelio(&["run", "p.toml", "--data-dir", "copy"]);
@@ -137,6 +94,10 @@ fn noticed(scratch: &Scratch, what: &str) -> String {
         let minutes = found["stages"][stage]["minutes"].as_array().unwrap();
         assert_eq!(minutes.iter().filter_map(|line| line["lost"].as_i64()).map(i64::abs).sum::<i64>(), 1);
     }
+    let events = scratch.fidelio(&["tail", "acme.audit.out.events", "--data-dir", "copy"]);
+    let events = lines(&events.stdout);
+    let missing = events.iter().find(|event| event["type"] == "fidelio.rows.missing").unwrap();
+    assert_documented("rows.missing", &missing["data"]);
     said[0].to_owned()
 }
 
@@ -148,12 +109,6 @@ fn is_of(message: &Message, topic: &str) -> bool {
 fn is_page(message: &Message, stage: &str) -> bool {
     let text = String::from_utf8_lossy(message.record.payload()).into_owned();
     is_of(message, &format!("{stage}.events")) && text.contains("\"type\":\"fidelio.ledger\"")
-}
-
-/// The record with the rows of its batch that are left.
-fn with_rows(record: &Record, rows: std::ops::Range<usize>) -> Record {
-    let batch = arrow::decode(record.value.clone().unwrap()).unwrap().slice(rows.start, rows.len());
-    Record { value: Some(arrow::encode(&batch).unwrap()), rows: rows.len() as u32, batch: None, ..record.clone() }
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! What a stage says of itself on its `.events`, and that it is as documented.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
+use boon::{Compiler, Schemas};
 use serde_json::{Value, json};
 
 use crate::support::Scratch;
@@ -41,49 +41,18 @@ fn facts(scratch: &Scratch, stage: &str) -> Vec<(String, Value)> {
         assert!(ids.insert(event["id"].to_string()), "{event} has an id that another one has");
         let Some(name) = kind.strip_prefix("fidelio.") else { continue };
         assert_eq!((&event["specversion"], &event["source"]), (&json!("1.0"), &json!(format!("/acme/facts/{stage}"))));
-        let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/schemas/{name}.json"));
-        let schema: Value = serde_json::from_str(&std::fs::read_to_string(schema).unwrap()).unwrap();
-        assert_eq!(schema["title"], kind);
-        conforms(&event["data"], &schema, &schema);
+        assert_documented(name, &event["data"]);
         facts.push((name.to_owned(), event["data"].clone()));
     }
     facts
 }
 
-/// Whether a value is as a schema says, in the words that these schemas use.
-fn conforms(value: &Value, schema: &Value, root: &Value) {
-    let schema = match schema["$ref"].as_str() {
-        Some(reference) => root.pointer(reference.strip_prefix('#').unwrap()).unwrap(),
-        None => schema,
-    };
-    if let Some(choices) = schema["enum"].as_array() {
-        return assert!(choices.contains(value), "{value} is none of {choices:?}");
-    }
-    let kinds = match &schema["type"] {
-        Value::Array(kinds) => kinds.clone(),
-        kind => vec![kind.clone()],
-    };
-    let kind = match value {
-        Value::Null => "null",
-        Value::Number(_) => "integer",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-        Value::Bool(_) => "boolean",
-    };
-    assert!(kinds.contains(&json!(kind)), "{value} is none of {kinds:?}");
-    if let (Some(number), Some(least)) = (value.as_i64(), schema["minimum"].as_i64()) {
-        assert!(number >= least, "{number} is less than {least}");
-    }
-    for item in value.as_array().into_iter().flatten() {
-        conforms(item, &schema["items"], root);
-    }
-    for (name, item) in value.as_object().into_iter().flatten() {
-        conforms(item, schema["properties"].get(name).unwrap_or_else(|| panic!("{name} is not documented")), root);
-    }
-    for name in schema["required"].as_array().into_iter().flatten().filter(|_| value.is_object()) {
-        assert!(value.get(name.as_str().unwrap()).is_some(), "{value} has no {name}");
-    }
+/// Whether a fact of that name is as its schema says.
+pub fn assert_documented(name: &str, data: &Value) {
+    let path = format!("{}/docs/schemas/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
+    let schema = compiler.compile(&path, &mut schemas).unwrap_or_else(|error| panic!("{error:#}"));
+    schemas.validate(data, schema).unwrap_or_else(|error| panic!("{data}: {error:#}"));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod audit;
 mod bad_input;
+mod browser;
 mod bus;
 mod check;
 mod edits;
@@ -15,9 +16,11 @@ mod kafka;
 mod kill;
 mod lag;
 mod overlap;
+mod page;
 mod pipeline_tests;
 mod run;
 mod slo;
 mod support;
+mod tamper;
 mod topics;
 mod windows;

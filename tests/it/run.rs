@@ -1,6 +1,7 @@
 //! `fidelio run` as a user meets it: the example, a second run, parts of a pipeline, standard input, signals, HTTP.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde_json::{Value, json};
@@ -39,10 +40,7 @@ fn numbers(from: u64, to: u64) -> String {
 #[test]
 fn the_flights_example_accounts_for_every_row() {
     let scratch = Scratch::new();
-    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/flights/flights.toml");
-    let copy = scratch.path("flights");
-    copy_folder(std::path::Path::new(example).parent().unwrap(), &copy);
-    let file = copy.join("flights.toml");
+    let file = flights(&scratch);
     let output = scratch.fidelio(&["run", text(&file), "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let summary = Summary(serde_json::from_slice(&output.stdout).unwrap());
@@ -51,7 +49,14 @@ fn the_flights_example_accounts_for_every_row() {
     assert_eq!(summary.of("schedule", "rows_in"), 27_004);
 }
 
-fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+/// A copy of the example, as nobody has run it yet; gives its file.
+pub fn flights(scratch: &Scratch) -> PathBuf {
+    let copy = scratch.path("flights");
+    copy_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/flights"), &copy);
+    copy.join("flights.toml")
+}
+
+fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

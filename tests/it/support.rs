@@ -308,6 +308,12 @@ pub fn get(address: &str, path: &str) -> String {
     answer
 }
 
+/// The body of an answer, as JSON.
+pub fn json_of(answer: &str) -> Value {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {head}\n{body}"))
+}
+
 /// Whether the worker that serves there says that it is ready.
 pub fn is_ready(address: &str) -> bool {
     get(address, "/readyz").starts_with("HTTP/1.1 200")

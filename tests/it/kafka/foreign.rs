@@ -2,7 +2,8 @@
 
 use super::interop::produce;
 use super::{results_of, scratch, written};
-use crate::support::{Running, broker, get, until};
+use crate::facts::assert_documented;
+use crate::support::{Running, broker, get, lines, until};
 
 #[test]
 fn what_others_publish_to_a_topic_of_the_pipeline_is_noticed_and_becomes_dead_letters() {
@@ -47,6 +48,12 @@ fn what_others_publish_to_a_topic_of_the_pipeline_is_noticed_and_becomes_dead_le
     let reason = |stage: &str, topic: &str| format!("not published by stage {stage}, which owns the topic {topic}");
     let expected = [reason("orders", &orders), reason("priced", &priced)];
     assert_eq!(found, [&expected[0], &expected[0], &expected[1], &expected[1]]);
+
+    let events = scratch.fidelio(&["tail", &priced.replace(".results", ".events"), "--pipeline", "p.toml"]);
+    let events = lines(&events.stdout);
+    let foreign: Vec<_> = events.iter().filter(|event| event["type"] == "fidelio.rows.foreign").collect();
+    assert_eq!(foreign.iter().map(|event| event["data"]["rows"].as_u64().unwrap()).sum::<u64>(), 2);
+    foreign.iter().for_each(|event| assert_documented("rows.foreign", &event["data"]));
 
     // Every row is accounted for, until somebody puts one there in the owner's name.
     scratch.assert_accounted_for();
