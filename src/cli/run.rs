@@ -13,7 +13,7 @@ use crate::cli::{exit, pipeline, progress, report};
 use crate::config::{LineSink, Output, Pipeline, Sink};
 use crate::stage::{Options, Stop, Summary, Worker};
 use crate::telemetry::http::{self, Served};
-use crate::telemetry::{Registry, logs};
+use crate::telemetry::{Registry, Tracer, logs};
 use crate::topology::{Topology, Work};
 
 /// Run a pipeline until its input has ended, or a signal ends it
@@ -107,17 +107,24 @@ async fn run_pipeline(
     }
     let bus = crate::bus::open(&pipeline.bus, args.data_dir.as_deref())?;
     let stdout_is_taken = writes_to_stdout(&topology);
+    let tracer =
+        pipeline.tracing.as_ref().map(|tracing| Tracer::new(tracing, &topology.prefix, &pipeline.bus).map(Arc::new));
+    let tracer = tracer.transpose().map_err(|error| format!("[tracing]: {error}"))?;
     let options = Options {
         stages: args.stages.clone(),
         keep_running: args.keep_running,
         drain: Duration::from_secs(args.drain_seconds),
         dir: pipeline.dir.clone(),
+        tracer: tracer.clone(),
     };
     let worker = Worker::start(bus, topology.clone(), registry.clone(), options).await?;
     registry.health().started();
     tokio::spawn(stop_on(signals, worker.stop()));
     let bars = std::io::stderr().is_terminal().then(|| progress::show(&topology, worker.meters(), &args.stages));
     let outcome = worker.finished().await;
+    if let Some(tracer) = tracer {
+        tokio::task::spawn_blocking(move || tracer.end()).await?;
+    }
     if let Some(bars) = bars {
         bars.clear().await;
     }

@@ -13,7 +13,7 @@ use super::spec::{Bus, Embedded, Pipeline, Retention, Spanned, Stage, Sync};
 use super::stage::{self, Hole};
 use super::text::{Env, Secrets};
 use super::units::{duration, is_topic_word, size, to_topic_word};
-use super::{Holes, examples, kafka, slo};
+use super::{Holes, examples, kafka, slo, tracing};
 
 const DURATION: &str = "a number and `ms`, `s`, `m`, `h` or `d`, such as \"24h\"";
 const SIZE: &str = "a number and `B`, `KB`, `MB`, `GB`, `TB`, `KiB`, `MiB`, `GiB` or `TiB`, such as \"64MiB\"";
@@ -51,6 +51,7 @@ impl Draft {
         let (company, namespace) = identity(&root);
         let bus = bus(root.get("bus"), dir);
         let slo = root.get("slo").and_then(|value| slo::slo(&value));
+        let tracing = root.get("tracing").and_then(|value| tracing::tracing(&value));
         let (stages, holes) = stages(root.get("stages"), dir);
         let tests = examples::tests(root.get("tests"));
         root.finish();
@@ -62,6 +63,7 @@ impl Draft {
                 namespace,
                 bus,
                 slo,
+                tracing,
                 stages,
                 tests,
                 dir: dir.to_owned(),

@@ -17,6 +17,7 @@ mod stage;
 mod tests;
 mod text;
 mod topic;
+mod tracing;
 mod units;
 
 use std::collections::BTreeMap;

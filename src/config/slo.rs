@@ -38,7 +38,7 @@ fn lag(table: &Table) -> Option<LagObjective> {
 }
 
 /// `99.9%`, as a part of 1: more than none, and less than all.
-fn percent(text: &str) -> Option<f64> {
+pub(super) fn percent(text: &str) -> Option<f64> {
     let percent: f64 = text.strip_suffix('%')?.trim().parse().ok()?;
     (percent > 0.0 && percent < 100.0).then_some(percent / 100.0)
 }

@@ -52,6 +52,8 @@ pub struct Pipeline {
     pub bus: Bus,
     /// `[slo]`: what is promised of the minutes of each sink that has no promise of its own.
     pub slo: Option<Spanned<Slo>>,
+    /// `[tracing]`: where spans go, if anywhere.
+    pub tracing: Option<Tracing>,
     /// Its stages, in the order of the file.
     pub stages: Vec<Stage>,
     /// The tests it carries.
@@ -192,6 +194,23 @@ pub struct Stage {
     pub retention: Option<Retention>,
     /// `[stages.NAME.slo]`: what is promised of its minutes.
     pub slo: Option<Spanned<Slo>>,
+}
+
+/// `[tracing]`: spans of sampled rows, for a collector that speaks OTLP.
+#[derive(Clone, PartialEq)]
+pub struct Tracing {
+    /// `endpoint`: where it listens for OTLP over HTTP, without the path.
+    pub endpoint: String,
+    /// `headers`: what it is told with each request, such as a token.
+    pub headers: Vec<(String, String)>,
+    /// `sample`: the part of the rows that come in without a trace which begins one; none by default.
+    pub sample: f64,
+}
+
+impl fmt::Debug for Tracing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tracing").field("sample", &self.sample).finish_non_exhaustive()
+    }
 }
 
 /// `[slo]`: what is promised of every minute of event time.

@@ -26,12 +26,16 @@ pub struct Minutes {
 impl Objective {
     /// Whether a minute of which that became was good; `None` where nothing says it, since its rows are history or there are none.
     pub(crate) fn verdict(&self, tally: &Tally) -> Option<bool> {
-        let lost = tally.lost.unsigned_abs() + tally.imbalance().unsigned_abs();
-        if lost > self.loss {
+        if self.is_broken_by_loss(tally) {
             return Some(false);
         }
         let is_in_time = |(quantile, _): (f64, Micros)| tally.slow as f64 <= (1.0 - quantile) * tally.live as f64;
         (tally.live > 0).then(|| self.lag.is_none_or(is_in_time))
+    }
+
+    /// Whether so much was lost that whatever else there is of a minute does not make it good.
+    pub(crate) fn is_broken_by_loss(&self, tally: &Tally) -> bool {
+        tally.lost.unsigned_abs() + tally.imbalance().unsigned_abs() > self.loss
     }
 }
 

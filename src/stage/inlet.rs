@@ -22,6 +22,7 @@ use crate::stage::TaskError;
 use crate::stage::origins::{Origins, Rows, SourceRows, dead_message, relative_name};
 use crate::stage::others::OthersInlet;
 use crate::stage::owner::{Owner, SENT, TASK, WATERMARK, has_no_rows};
+use crate::stage::trace::Traces;
 use crate::time_of_day::now;
 
 /// How much is polled at most: enough that a commit of it costs little per row, and little enough that a batch in each stage
@@ -259,7 +260,7 @@ impl SourceInlet {
         let source = SourceRows { name: relative_name(&block.origin, &self.dir), block, first: self.taken };
         self.taken += source.block.rows.len() as u64;
         let dead_letters = rejects.into_iter().map(|reject| source.dead_letter(&self.stage, reject)).collect();
-        let origins = Origins::Source { rows: source, kept };
+        let origins = Origins::Source { rows: source, kept, traces: Traces::default() };
         Ok(Arrived {
             rows: vec![Rows { input: 0, batch: decoded.batch, origins, watermark: None }],
             dead_letters,

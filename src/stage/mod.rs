@@ -22,6 +22,7 @@ mod process;
 mod published;
 mod running;
 mod signals;
+mod spans;
 mod state;
 mod step;
 mod task;

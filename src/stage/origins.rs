@@ -45,6 +45,8 @@ pub(super) enum Origins {
         rows: SourceRows,
         /// Those that decoded.
         kept: Option<Vec<u32>>,
+        /// The traces that they are of.
+        traces: Traces,
     },
     /// One message, whose payload is a batch.
     Message {
@@ -84,7 +86,7 @@ impl Origins {
     /// Where a row of the batch came from.
     pub fn origin(&self, row: usize) -> Origin {
         match self {
-            Origins::Source { rows, kept } => rows.origin(number(kept.as_deref(), row)),
+            Origins::Source { rows, kept, .. } => rows.origin(number(kept.as_deref(), row)),
             Origins::Message { message, kept, .. } => message_origin(message, number(kept.as_deref(), row)),
             Origins::Messages(messages) => match messages.get(row) {
                 Some(message) => message_origin(message, 0),
@@ -105,8 +107,8 @@ impl Origins {
     /// Whether any of the rows is of a trace.
     pub fn are_traced(&self) -> bool {
         match self {
-            Origins::Source { .. } | Origins::Windows { .. } => false,
-            Origins::Message { traces, .. } => !traces.is_empty(),
+            Origins::Windows { .. } => false,
+            Origins::Source { traces, .. } | Origins::Message { traces, .. } => !traces.is_empty(),
             Origins::Messages(messages) => messages.iter().any(|message| trace::is_traced(&message.record)),
         }
     }
@@ -114,9 +116,11 @@ impl Origins {
     /// The headers by which what is made of a row of the batch belongs to the trace that the row is of.
     pub fn trace(&self, row: usize) -> Context {
         match self {
-            Origins::Source { .. } | Origins::Windows { .. } => Context::new(),
-            Origins::Message { traces, .. } if traces.is_empty() => Context::new(),
-            Origins::Message { traces, kept, .. } => traces.context(number(kept.as_deref(), row)),
+            Origins::Windows { .. } => Context::new(),
+            Origins::Source { traces, .. } | Origins::Message { traces, .. } if traces.is_empty() => Context::new(),
+            Origins::Source { traces, kept, .. } | Origins::Message { traces, kept, .. } => {
+                traces.context(number(kept.as_deref(), row))
+            }
             Origins::Messages(messages) => {
                 messages.get(row).map(|message| trace::context(&message.record)).unwrap_or_default()
             }
@@ -126,7 +130,7 @@ impl Origins {
     /// The dead letter of a row of the batch.
     pub fn dead_letter(&self, stage: &Arc<str>, batch: &RecordBatch, reject: Reject) -> DeadLetter {
         let original = match self {
-            Origins::Source { rows, kept } => rows.record(number(kept.as_deref(), reject.row)),
+            Origins::Source { rows, kept, .. } => rows.record(number(kept.as_deref(), reject.row)),
             Origins::Message { message, .. } => Record {
                 value: Some(arrow::encode(&batch.slice(reject.row, 1)).unwrap_or_default()),
                 headers: trace::replaced(&message.record.headers, &self.trace(reject.row)),
@@ -149,7 +153,7 @@ impl SourceRows {
         letter(stage, self.origin(reject.row), self.record(reject.row), reject)
     }
 
-    fn origin(&self, row: usize) -> Origin {
+    pub fn origin(&self, row: usize) -> Origin {
         let start = self.block.rows.rows.get(row).map_or(0, |range| u64::from(range.start));
         let offset = self.block.offset + start;
         Origin { name: self.name.clone(), partition: None, offset, row: self.first + row as u64 }

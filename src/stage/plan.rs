@@ -18,6 +18,7 @@ use crate::stage::owner::Owner;
 use crate::stage::process::{Queries, Results};
 use crate::stage::published::Published;
 use crate::stage::signals::{Quiet, Signals};
+use crate::stage::spans::Spans;
 use crate::stage::state::StateLog;
 use crate::stage::step::Written;
 use crate::stage::task::Task;
@@ -48,6 +49,7 @@ impl Plan {
             quiet: Quiet::new(&self.stage),
             outlet: self.outlet(lease.task()),
             facts: Facts::new(&self.stage, lease.task()),
+            spans: Spans::new(self.options.tracer.as_ref(), &self.stage, lease.task()),
             news: Vec::new(),
             book: Book::default(),
             booked: now(),

@@ -7,7 +7,7 @@ use crate::stage::books::Passed;
 use crate::stage::facts::Letters;
 use crate::stage::inlet::{Polled, Size};
 use crate::stage::outlet::Encoded;
-use crate::telemetry::Report;
+use crate::telemetry::{Report, Span};
 use crate::time_of_day::now;
 
 /// What became of a poll, before it is committed.
@@ -22,13 +22,15 @@ pub(super) struct Step {
     pub when: Micros,
     /// Whether there is likely to be more.
     pub full: bool,
+    /// What it is of the traces of its rows.
+    pub spans: Vec<Span>,
 }
 
 impl Step {
     /// A step of no rows.
     pub fn empty(source: Option<connector::Position>) -> Self {
         let (encoded, positions, size) = (Encoded::default(), Positions::new(), Size::default());
-        Self { encoded, positions, source, size, when: now(), full: false }
+        Self { encoded, positions, source, size, when: now(), full: false, spans: Vec::new() }
     }
 }
 
@@ -79,6 +81,8 @@ pub(super) struct Written {
     pub submitted: Micros,
     /// How far the input partitions are dealt with.
     pub positions: Positions,
+    /// What its steps are of the traces of their rows.
+    pub spans: Vec<Span>,
 }
 
 impl Written {

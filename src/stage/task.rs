@@ -21,6 +21,7 @@ use crate::stage::inlet::{Arrived, COMMIT, Inlet, Polled};
 use crate::stage::outlet::{Encoded, Moments, Outlet};
 use crate::stage::process::{Made, Queries, Results};
 use crate::stage::signals::{Quiet, Signals};
+use crate::stage::spans::Spans;
 use crate::stage::state::{Changes, StateLog};
 use crate::stage::step::{Step, Written, positions};
 use crate::telemetry::{Doing, Held, Meter};
@@ -39,6 +40,8 @@ pub(super) struct Task {
     pub queries: Queries,
     /// Encode.
     pub outlet: Outlet,
+    /// Which rows it follows on their way.
+    pub spans: Spans,
     /// What it says of itself.
     pub facts: Facts,
     /// What has happened to it and was not said yet.
@@ -192,7 +195,8 @@ impl Task {
     fn prepare(&mut self, polled: Polled) -> Result<Step, Error> {
         let (size, when) = (polled.size(), now());
         let (positions, source, full) = (positions(&polled), self.inlet.position(), polled.is_full(size));
-        let Arrived { rows, mut dead_letters, since, foreign, missing } = self.inlet.decode(polled)?;
+        let Arrived { mut rows, mut dead_letters, since, foreign, missing } = self.inlet.decode(polled)?;
+        let spans = self.spans.enter(&mut rows, when);
         let Made { parts, dead_letters: more, corrected } = self.queries.process(rows)?;
         dead_letters.extend(more);
         let mut encoded =
@@ -204,7 +208,7 @@ impl Task {
         }
         encoded.missing = missing.into_iter().map(|(input, _, rows)| (input, rows)).collect();
         encoded.corrected = corrected;
-        Ok(Step { encoded, positions, source, size, when, full })
+        Ok(Step { encoded, positions, source, size, when, full, spans })
     }
 
     /// Whether the commit that takes the step in can also take what comes next.
@@ -438,14 +442,16 @@ impl Task {
         Ok(Some(self.facts.fact(facts::LEDGER, self.committed.pages, &page)?))
     }
 
-    /// Judges the minutes that are final now; such as were before are only judged by what was lost.
+    /// Judges the minutes that are final now. What amends one that was before can make it bad, by what was lost; a row that is slow
+    /// then is one of all of its minute, which the task no longer knows.
     fn judge(&mut self, due: &Book, through: Option<Micros>) {
         let Some(slo) = self.queries.stage.slo else { return };
-        for (minute, tally) in due.minutes() {
-            let was_judged = minute.is_over(self.committed.through);
-            if let (Some(is_good), true) = (slo.verdict(&tally), minute.is_over(through))
-                && !(was_judged && is_good)
-            {
+        for (minute, tally) in due.minutes().into_iter().filter(|(minute, _)| minute.is_over(through)) {
+            let verdict = match minute.is_over(self.committed.through) {
+                true => slo.is_broken_by_loss(&tally).then_some(false),
+                false => slo.verdict(&tally),
+            };
+            if let Some(is_good) = verdict {
                 self.written.judged.add(is_good);
             }
         }
@@ -486,6 +492,7 @@ impl Task {
             self.meter.turns_to(Doing::Busy);
             self.lasted = visible - written.submitted;
             self.meter.judged(written.judged);
+            self.spans.leave(&written.spans, visible);
             if written.counts.rows_in > 0 || written.counts.emitted > 0 {
                 self.meter.committed(written.report(visible, self.inlet.input()));
             }
@@ -500,7 +507,8 @@ impl Task {
 
     /// Takes a step into what is committed next, and gives its records.
     async fn take(&mut self, step: Step) -> Result<Commit, Error> {
-        let Step { mut encoded, positions, source, size, when, .. } = step;
+        let Step { mut encoded, positions, source, size, when, mut spans, .. } = step;
+        self.written.spans.append(&mut spans);
         self.meter.turns_to(Doing::Backpressured);
         self.outlet.write(std::mem::take(&mut encoded.text)).await?;
         self.meter.turns_to(Doing::Busy);

@@ -28,6 +28,29 @@ impl Traces {
         Self(if context.is_empty() { Vec::new() } else { vec![(usize::MAX, context)] })
     }
 
+    /// Those of rows with these numbers, ascending; the others are of none.
+    pub fn of_rows(contexts: Vec<(usize, Context)>) -> Self {
+        let mut runs: Vec<(usize, Context)> = Vec::with_capacity(2 * contexts.len());
+        for (row, context) in contexts {
+            if runs.last().map_or(0, |(end, _)| *end) < row {
+                runs.push((row, Context::new()));
+            }
+            runs.push((row + 1, context));
+        }
+        Self(runs)
+    }
+
+    /// The same with other contexts for runs of rows, given how many these are; there are so many rows in all at most.
+    pub fn map(mut self, most: usize, mut other: impl FnMut(usize, &Context) -> Context) -> Self {
+        let mut begin = 0;
+        for (end, context) in self.0.iter_mut().filter(|(_, context)| !context.is_empty()) {
+            let rows = (*end).min(most).saturating_sub(begin);
+            *context = other(rows, context);
+            begin = *end;
+        }
+        self
+    }
+
     /// Whether no row is of any trace.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -57,6 +80,27 @@ pub(super) fn context(record: &Record) -> Context {
 pub(super) fn replaced(headers: &Headers, context: &Context) -> Headers {
     let others = headers.iter().filter(|(name, _)| !matches!(*name, PARENT | STATE | RUNS));
     others.chain(context.iter()).collect()
+}
+
+/// The context of what is of that span of a trace that is sampled.
+pub(super) fn sampled(trace: u128, span: u64) -> Context {
+    Context::from([(PARENT, format!("00-{trace:032x}-{span:016x}-01"))])
+}
+
+/// The context with what another one has for the systems that a trace comes by.
+pub(super) fn with_state(context: Context, other: &Context) -> Context {
+    context.iter().chain(other.iter().filter(|(name, _)| *name == STATE)).collect()
+}
+
+/// The trace and the span that a context is of, if it is one that is sampled.
+pub(super) fn ids_if_sampled(context: &Context) -> Option<(u128, u64)> {
+    let parent = std::str::from_utf8(context.get(PARENT)?).ok()?;
+    let mut parts = parent.trim().splitn(5, '-');
+    let mut part = |digits: usize| parts.next().filter(|part| part.len() == digits);
+    let version = part(2)?;
+    let (trace, span) = (u128::from_str_radix(part(32)?, 16).ok()?, u64::from_str_radix(part(16)?, 16).ok()?);
+    let flags = u8::from_str_radix(part(2)?, 16).ok()?;
+    (version != "ff" && trace != 0 && span != 0 && flags & 1 == 1).then_some((trace, span))
 }
 
 /// What a message says of its rows, of which these are the contexts.
@@ -127,6 +171,28 @@ mod tests {
             let headers = Headers::from([(RUNS, runs)]);
             Traces::of(&Record { headers, ..Record::default() }).context(row.into());
         }
+    }
+
+    #[test]
+    fn a_context_is_followed_if_it_is_sound_and_sampled() {
+        let ids = |parent: &str| ids_if_sampled(&Context::from([(PARENT, parent)]));
+        let (trace, span) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
+        let expected = Some((0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736, 0x00f0_67aa_0ba9_02b7));
+        assert_eq!(ids(&format!("00-{trace}-{span}-01")), expected);
+        assert_eq!(ids(&format!("01-{trace}-{span}-03-more")), expected);
+        let (no_trace, no_span) = ("0".repeat(32), "0".repeat(16));
+        for unsound in [
+            format!("00-{trace}-{span}-00"),
+            format!("ff-{trace}-{span}-01"),
+            format!("00-{no_trace}-{span}-01"),
+            format!("00-{trace}-{no_span}-01"),
+            format!("00-{trace}-{span}"),
+            format!("00-{trace}x-{span}-01"),
+            String::new(),
+        ] {
+            assert_eq!(ids(&unsound), None, "{unsound}");
+        }
+        assert_eq!(ids_if_sampled(&sampled(7, 8)), Some((7, 8)));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::stage::plan::Plan;
 use crate::stage::running::RunningStage;
 use crate::stage::signals::{Phase, Signals};
 use crate::stage::task::Error as TaskError;
-use crate::telemetry::{self, Meter, Registry, Seen};
+use crate::telemetry::{self, Meter, Registry, Seen, Tracer};
 use crate::topology::Topology;
 
 /// How a worker runs.
@@ -31,11 +31,19 @@ pub struct Options {
     pub drain: Duration,
     /// The folder that names of files are told relative to in dead letters and events: the pipeline's.
     pub dir: PathBuf,
+    /// What takes the spans of sampled rows, where somebody wants them.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { stages: Vec::new(), keep_running: false, drain: Duration::from_secs(30), dir: PathBuf::new() }
+        Self {
+            stages: Vec::new(),
+            keep_running: false,
+            drain: Duration::from_secs(30),
+            dir: PathBuf::new(),
+            tracer: None,
+        }
     }
 }
 

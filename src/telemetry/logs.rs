@@ -27,7 +27,7 @@ pub fn init(format: Format, filter: &str) -> Result<(), Box<dyn std::error::Erro
     let colour = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(|| Concealing)
+        .with_writer(|| Concealing { to: stderr(), secrets: SECRETS.get() })
         .with_target(false)
         .with_ansi(colour);
     match format {
@@ -41,19 +41,42 @@ pub fn conceal(secrets: &Secrets) {
     let _ = SECRETS.set(secrets.clone());
 }
 
-/// Standard error, without secrets. It is given a line at a time.
-struct Concealing;
+/// Where lines are written to, a line at a time, without these secrets.
+struct Concealing<W> {
+    to: W,
+    secrets: Option<&'static Secrets>,
+}
 
-impl Write for Concealing {
+impl<W: Write> Write for Concealing<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        match (SECRETS.get(), std::str::from_utf8(line)) {
-            (Some(secrets), Ok(text)) => stderr().write_all(secrets.conceal(text).as_bytes())?,
-            _ => stderr().write_all(line)?,
+        match (self.secrets, std::str::from_utf8(line)) {
+            (Some(secrets), Ok(text)) => self.to.write_all(secrets.conceal(text).as_bytes())?,
+            _ => self.to.write_all(line)?,
         }
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        stderr().flush()
+        self.to.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Draft;
+
+    #[test]
+    fn a_line_has_the_name_of_a_variable_in_place_of_its_value() {
+        let env = |name: &str| (name == "PASSWORD").then(|| "hush-hush".to_owned());
+        let draft = Draft::parse("[bus]\ndata_dir = \"${PASSWORD}\"", "p.toml", Path::new(""), &env);
+        let secrets = Box::leak(Box::new(draft.pipeline.secrets));
+        let mut lines = Vec::new();
+        let mut log = Concealing { to: &mut lines, secrets: Some(secrets) };
+        log.write_all(b"no access with hush-hush\n").unwrap();
+        log.write_all(b"\xffhush\n").unwrap();
+        assert_eq!(lines, b"no access with ${PASSWORD}\n\xffhush\n");
     }
 }

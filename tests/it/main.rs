@@ -23,4 +23,5 @@ mod slo;
 mod support;
 mod tamper;
 mod topics;
+mod tracing;
 mod windows;

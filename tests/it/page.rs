@@ -1,13 +1,10 @@
 //! What a worker serves over HTTP: the page, as a browser shows it, and what is refused.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-
 use serde_json::{Value, json};
 
 use crate::browser::Browser;
 use crate::run::flights;
-use crate::support::{Running, Scratch, get, json_of, text, until};
+use crate::support::{Running, Scratch, get, json_of, send, text, until};
 use crate::tamper::{copy, with_rows};
 
 const PIPELINE: &str = r#"
@@ -145,31 +142,26 @@ fn what_is_served_changes_nothing_and_is_bounded() {
     scratch.write("in.ndjson", visits());
     let (mut worker, address) = serving(&scratch, "data");
     until("it is ready", || get(&address, "/readyz").starts_with("HTTP/1.1 200"));
-    let send = |request: &str| {
-        let mut stream = TcpStream::connect(&address).unwrap();
-        // Who is refused need not have been listened to until the end.
-        let _ = stream.write_all(request.as_bytes());
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        String::from_utf8(answer).unwrap()
-    };
     let status = json_of(&get(&address, "/status"));
     assert_eq!((&status["pipeline"], status["stages"].as_array().unwrap().len()), (&json!("acme.page"), 5));
     for method in ["POST", "PUT", "DELETE"] {
         for path in ["/", "/status", "/metrics", "/readyz"] {
-            let answer =
-                send(&format!("{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"));
+            let answer = send(
+                &address,
+                &format!("{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"),
+            );
             assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
         }
     }
     let page = get(&address, "/");
     assert!(page.contains("content-security-policy: default-src 'none'") && !page.contains("://"), "{page}");
     let long = "a".repeat(20_000);
-    let answer = send(&format!("GET / HTTP/1.1\r\nHost: a\r\nX-Long: {long}\r\n\r\n"));
+    let answer = send(&address, &format!("GET / HTTP/1.1\r\nHost: a\r\nX-Long: {long}\r\n\r\n"));
     assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
     // Who sends nothing, or only begins to, is hung up on.
-    assert_eq!(send("GET / HTTP/1.1\r\nHost: a\r\nX-Slow: "), "");
-    let answers: Vec<String> = (0..400).map(|_| get(&address, "/healthz")).collect();
+    assert_eq!(send(&address, "GET / HTTP/1.1\r\nHost: a\r\nX-Slow: "), "");
+    let healthz = "GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let answers: Vec<String> = (0..400).map(|_| send(&address, healthz)).collect();
     let refused = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 429")).count();
     let answered = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 200")).count();
     assert!(answered >= 100 && refused + answered == 400, "{answered} {refused}");

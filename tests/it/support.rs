@@ -299,13 +299,25 @@ pub fn lines(text: &[u8]) -> Vec<Value> {
     String::from_utf8(text.to_vec()).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The answer of an HTTP endpoint, with its head.
+/// The answer of an HTTP endpoint, with its head. Who asks too often is told so, and asks again.
 pub fn get(address: &str, path: &str) -> String {
+    loop {
+        let answer = send(address, &format!("GET {path} HTTP/1.1\r\nHost: fidelio\r\nConnection: close\r\n\r\n"));
+        if !answer.starts_with("HTTP/1.1 429") {
+            return answer;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What comes back for bytes that are sent to an address, until it hangs up.
+pub fn send(address: &str, request: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: fidelio\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    // Who is refused need not have been listened to until the end.
+    let _ = stream.write_all(request.as_bytes());
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8(answer).unwrap()
 }
 
 /// The body of an answer, as JSON.
