@@ -28,34 +28,32 @@ pub fn rules(topology: &Topology) -> String {
     let of = format!("pipeline=\"{pipeline}\"");
     let mut text = format!("# Made by `fidelio alerts`: alerting rules of the pipeline {pipeline}.\ngroups:\n");
     let _ = writeln!(text, "  - name: {pipeline}.slo\n    rules:");
-    for stage in topology.stages.iter().filter(|stage| stage.slo.is_some()) {
-        for (long, short, times, severity) in BURNS {
-            let of = format!("{of},stage=\"{}\"", stage.name);
-            let bad = |window: &str| {
-                format!(
-                    "(sum by (pipeline, stage) (increase(fidelio_slo_minutes_total{{{of},verdict=\"bad\"}}[{window}]))\n\
-                     / sum by (pipeline, stage) (increase(fidelio_slo_minutes_total{{{of}}}[{window}])))"
-                )
-            };
-            let budget = format!("{times} * (1 - max by (pipeline, stage) (fidelio_slo_target_ratio{{{of}}}))");
-            let expr = format!("{} > {budget}\nand\n{} > {budget}", bad(long), bad(short));
-            let summary = format!("{{{{ $labels.stage }}}} uses up its error budget {times} times as fast as planned");
-            let description = format!(
-                "{{{{ $value | humanizePercentage }}}} of the minutes of the last {long} were bad, and they still are: rows were \
-                 later than [slo] promises, or lost."
-            );
-            let alert = Alert {
-                name: "FidelioErrorBudgetBurn",
-                expr,
-                lasts: "0m",
-                severity,
-                summary: &summary,
-                description: &description,
-            };
-            alert.write(&[("window", long)], &mut text);
-        }
+    let is_promised = topology.stages.iter().any(|stage| stage.slo.is_some());
+    for (long, short, times, severity) in BURNS.into_iter().filter(|_| is_promised) {
+        let bad = |window: &str| {
+            format!(
+                "(sum by (pipeline, stage) (increase(fidelio_slo_minutes_total{{{of},verdict=\"bad\"}}[{window}]))\n\
+                 / sum by (pipeline, stage) (increase(fidelio_slo_minutes_total{{{of}}}[{window}])))"
+            )
+        };
+        let budget = format!("{times} * (1 - max by (pipeline, stage) (fidelio_slo_target_ratio{{{of}}}))");
+        let expr = format!("{} > {budget}\nand\n{} > {budget}", bad(long), bad(short));
+        let summary = format!("{{{{ $labels.stage }}}} uses up its error budget {times} times as fast as planned");
+        let description = format!(
+            "{{{{ $value | humanizePercentage }}}} of the minutes of the last {long} were bad, and they still are: rows were \
+             later than [slo] promises, or lost."
+        );
+        let alert = Alert {
+            name: "FidelioErrorBudgetBurn",
+            expr,
+            lasts: "0m",
+            severity,
+            summary: &summary,
+            description: &description,
+        };
+        alert.write(&[("window", long)], &mut text);
     }
-    if text.ends_with("rules:\n") {
+    if !is_promised {
         text.truncate(text.len() - "    rules:\n".len());
         text.push_str("    rules: []\n");
     }

@@ -77,6 +77,8 @@ struct Now {
     /// What it has said that it is through with.
     through: Option<Micros>,
     is_running: bool,
+    /// It is nobody's here any more.
+    has_ended: bool,
     restarts: u64,
     /// For each predecessor, rows that have not come, and such that have come again.
     missing: Vec<[u64; 2]>,
@@ -159,6 +161,7 @@ impl Meter {
         self.runs(true);
         self.health.well(&self.name);
         let mut seen = self.seen.lock();
+        self.now.lock().has_ended = false;
         seen.total = total;
         seen.input = input;
     }
@@ -223,6 +226,17 @@ impl Meter {
     /// How far the task's input partitions are dealt with.
     pub(super) fn positions(&self) -> Positions {
         self.now.lock().positions.clone()
+    }
+
+    /// Where the task has ended, whoever has it now says how far it is behind, and nobody here does.
+    pub(super) fn lets_go(&self, registry: &Registry) {
+        let mut now = self.now.lock();
+        if now.has_ended {
+            now.positions.clear();
+            for partition in std::mem::take(&mut now.behind).into_keys() {
+                registry.behind(&self.pipeline, &self.stage, &partition, 0);
+            }
+        }
     }
 
     /// So many offsets are between that and the end of a partition.
@@ -337,7 +351,10 @@ impl Meter {
     /// The task has ended, or is somebody else's.
     pub(crate) fn ended(&self) {
         self.turn(None);
-        self.now.lock().has_caught_up = true;
+        {
+            let mut now = self.now.lock();
+            (now.has_caught_up, now.has_ended) = (true, true);
+        }
         self.runs(false);
         self.health.well(&self.name);
     }

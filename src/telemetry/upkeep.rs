@@ -25,6 +25,7 @@ pub(crate) async fn upkeep(registry: Arc<Registry>, log: Arc<dyn Log>, topology:
             }
         }
         for meter in registry.meters() {
+            meter.lets_go(&registry);
             for (partition, next) in meter.positions() {
                 let extents = log.extents(&partition.topic).await;
                 if let Some(extent) =

@@ -12,6 +12,7 @@ mod edits;
 mod embed;
 mod embedded;
 mod facts;
+mod grafana;
 mod kafka;
 mod kill;
 mod lag;
