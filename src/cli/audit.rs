@@ -10,7 +10,7 @@ use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use crate::bus;
 use crate::cli::{exit, pipeline};
 use crate::codec::time;
-use crate::fidelity::{Audit, Check, Finding, Minute};
+use crate::fidelity::{Audit, Check, Finding, Minute, Way};
 use crate::stage;
 
 /// How many findings are shown to a person.
@@ -84,7 +84,6 @@ fn print(audit: &Audit, json: bool) -> Result<(), Box<dyn Error>> {
 
 fn table(audit: &Audit, to: &mut dyn Write) -> io::Result<()> {
     let mut table = Table::new();
-    table.load_preset(NOTHING);
     table.set_header([
         "stage",
         "minutes",
@@ -125,10 +124,9 @@ fn table(audit: &Audit, to: &mut dyn Write) -> io::Result<()> {
         row.push(account.lost.to_string());
         table.add_row(row);
     }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    writeln!(to, "{table}")?;
+    write_table(table, to)?;
+    writeln!(to, "\nfrom end to end")?;
+    write_table(ways(&audit.ways), to)?;
     for account in &audit.stages {
         if let Some(since) = account.since {
             let since = time::instant(since);
@@ -160,6 +158,55 @@ fn table(audit: &Audit, to: &mut dyn Write) -> io::Result<()> {
             Ok(())
         }
     }
+}
+
+/// What became of rows between sources and each end.
+fn ways(ways: &[Way]) -> Table {
+    let mut table = Table::new();
+    table.set_header([
+        "way",
+        "minutes",
+        "rows in",
+        "copied",
+        "expanded",
+        "emitted",
+        "out",
+        "filtered",
+        "absorbed",
+        "dead-lettered",
+        "late",
+        "pending",
+        "unaccounted",
+    ]);
+    for Way { from, to, total, minutes } in ways {
+        let counts = &total.counts;
+        let numbers = [
+            minutes.iter().filter(|line| line.minute != Minute::NONE).count() as u64,
+            counts.rows_in,
+            total.copied,
+            counts.expanded,
+            counts.emitted,
+            counts.rows_out,
+            counts.filtered,
+            counts.absorbed,
+            counts.dead_lettered,
+            counts.late,
+            total.pending,
+        ];
+        let way = format!("{} → {to}", from.join(", "));
+        let cells = [way].into_iter().chain(numbers.map(|rows| rows.to_string())).chain([total.lost.to_string()]);
+        table.add_row(cells);
+    }
+    table
+}
+
+/// Writes a table, numbers to the right.
+fn write_table(mut table: Table, to: &mut dyn Write) -> io::Result<()> {
+    table.load_preset(NOTHING);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    writeln!(to, "{table}")
 }
 
 fn line(Finding { stage, check, from, minute, rows, message }: &Finding) -> String {

@@ -116,6 +116,7 @@ async fn run_pipeline(
         drain: Duration::from_secs(args.drain_seconds),
         dir: pipeline.dir.clone(),
         tracer: tracer.clone(),
+        ..Options::default()
     };
     let worker = Worker::start(bus, topology.clone(), registry.clone(), options).await?;
     registry.health().started();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::minutes::{Minute, instant};
+use super::way::{Way, ways};
 use super::{Counts, JudgedMinutes, Objective, Tally};
 use crate::bus::Micros;
 
@@ -153,6 +154,8 @@ pub struct Account {
 pub struct Audit {
     /// The stages, in the order of the topology.
     pub stages: Vec<Account>,
+    /// From end to end: the ways to each stage that nobody follows.
+    pub ways: Vec<Way>,
     /// What is not accounted for.
     pub findings: Vec<Finding>,
 }
@@ -182,7 +185,7 @@ pub(crate) fn audit(evidence: &[Evidence], range: &Range<Minute>) -> Audit {
     });
     let stages = accounts.collect();
     findings.sort();
-    Audit { stages, findings }
+    Audit { stages, ways: ways(evidence, range), findings }
 }
 
 fn account(stage: &Evidence, range: &Range<Minute>, deleted: u64, lost: i64) -> Account {
@@ -233,7 +236,7 @@ struct Checking<'a> {
 
 impl Evidence {
     /// Whether what is said of the minute can be compared with what others say of it.
-    fn says_all_of(&self, minute: Minute) -> bool {
+    pub(super) fn says_all_of(&self, minute: Minute) -> bool {
         let is_kept = match (minute.start(), self.since) {
             (Some(start), Some(since)) => start >= since,
             (None, Some(_)) => false,

@@ -10,6 +10,7 @@ mod sequence;
 mod slo;
 mod times;
 mod watermark;
+mod way;
 
 pub use account::{Account, Error, accounts};
 pub(crate) use account::{Committed, checkpoints};
@@ -27,3 +28,4 @@ pub(crate) use sequence::Sequences;
 pub use slo::{Minutes as JudgedMinutes, Objective};
 pub(crate) use times::Times;
 pub use watermark::{Said, Status, Watermark};
+pub use way::{Passage, Way, WayLine};

@@ -90,7 +90,8 @@ pub(super) struct Outlet {
     /// Whether the stage is a sink.
     is_last: bool,
     to: To,
-    books: Books,
+    /// `None` where nobody wants to know.
+    books: Option<Books>,
     events: Topic,
     dead_letters: Topic,
     event_time: Option<usize>,
@@ -121,12 +122,17 @@ impl Outlet {
             sent: Vec::new(),
             is_last: matches!(stage.work, Work::Sink(_)),
             to,
-            books: Books::new(stage),
+            books: Some(Books::new(stage)),
             events: stage.topic(Channel::Events),
             dead_letters: stage.topic(Channel::DeadLetters),
             event_time: stage.event_time.map(|time| time.column),
             max_record_bytes,
         }
+    }
+
+    /// One that keeps no books.
+    pub fn without_books(self) -> Self {
+        Self { books: None, ..self }
     }
 
     /// Encodes what arrived and what became of it.
@@ -140,7 +146,9 @@ impl Outlet {
         for letter in dead_letters {
             let rows = u64::from(letter.original.rows);
             encoded.counts += Counts { dead_lettered: rows, ..Counts::default() };
-            self.books.dead_letter(&letter, &mut encoded.book);
+            if let Some(books) = &self.books {
+                books.dead_letter(&letter, &mut encoded.book);
+            }
             encoded.noted(&letter, rows);
             encoded.dead_letters.push(self.dead_letter(letter));
         }
@@ -174,10 +182,14 @@ impl Outlet {
         let counts = part.counts();
         encoded.counts += counts;
         self.rows_out += counts.rows_out;
-        let timed = self.books.timed(&part);
-        self.books.part(&part, &timed, moments, encoded);
+        let timed = self.books.as_ref().map(|books| {
+            let timed = books.timed(&part);
+            books.part(&part, &timed, moments, encoded);
+            timed
+        });
         for reject in std::mem::take(&mut part.rejects) {
-            let event_time = timed.rows.as_ref().and_then(|times| times.at(reject.row));
+            let times = timed.as_ref().and_then(|timed| timed.rows.as_ref());
+            let event_time = times.and_then(|times| times.at(reject.row));
             let letter = part.rows.origins.dead_letter(&self.stage, &part.rows.batch, reject);
             encoded.noted(&letter, 1);
             encoded.dead_letters.push(self.dead_letter(DeadLetter { event_time, ..letter }));
@@ -252,7 +264,9 @@ impl Outlet {
     pub async fn resume(&mut self, committed: &Checkpoint) -> Result<(), connector::Error> {
         self.rows_out = committed.counts.rows_out;
         self.sent.clone_from(&committed.sent);
-        self.books.resume(committed);
+        if let Some(books) = &mut self.books {
+            books.resume(committed);
+        }
         match &mut self.to {
             To::Sink { encoder, sink } => sink.resume(committed.sink.clone(), encoder.head()).await,
             To::Topic(_) => Ok(()),

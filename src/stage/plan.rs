@@ -47,8 +47,11 @@ impl Plan {
             queries: self.queries(lease.task()),
             state: self.stage.is_windowed().then(|| StateLog::new(self.bus.clone(), self.state(lease.task()))),
             quiet: Quiet::new(&self.stage),
-            outlet: self.outlet(lease.task()),
-            facts: Facts::new(&self.stage, lease.task()),
+            outlet: match self.options.unobserved {
+                true => self.outlet(lease.task()).without_books(),
+                false => self.outlet(lease.task()),
+            },
+            facts: (!self.options.unobserved).then(|| Facts::new(&self.stage, lease.task())),
             spans: Spans::new(self.options.tracer.as_ref(), &self.stage, lease.task()),
             news: Vec::new(),
             book: Book::default(),

@@ -42,8 +42,8 @@ pub(super) struct Task {
     pub outlet: Outlet,
     /// Which rows it follows on their way.
     pub spans: Spans,
-    /// What it says of itself.
-    pub facts: Facts,
+    /// What it says of itself; `None` where nobody wants to know.
+    pub facts: Option<Facts>,
     /// What has happened to it and was not said yet.
     pub news: Vec<News>,
     /// What became of rows since it was said.
@@ -412,9 +412,10 @@ impl Task {
     fn told(&mut self) -> Result<Vec<Outgoing>, Error> {
         let mut news = std::mem::take(&mut self.news);
         news.extend(self.written.letters.iter().cloned().map(News::DeadLettered));
+        let Some(facts) = &self.facts else { return Ok(Vec::new()) };
         let facts = news.iter().map(|news| {
             self.committed.facts += 1;
-            self.facts.news(self.committed.facts, news)
+            facts.news(self.committed.facts, news)
         });
         facts.collect()
     }
@@ -439,7 +440,7 @@ impl Task {
         self.judge(&due, through);
         self.committed.through = self.committed.through.max(through);
         let page = Page { task: self.queries.task, through, early: self.committed.early, entries: due.entries(from) };
-        Ok(Some(self.facts.fact(facts::LEDGER, self.committed.pages, &page)?))
+        self.facts.as_ref().map(|facts| facts.fact(facts::LEDGER, self.committed.pages, &page)).transpose()
     }
 
     /// Judges the minutes that are final now. What amends one that was before can make it bad, by what was lost; a row that is slow

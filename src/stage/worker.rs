@@ -31,6 +31,9 @@ pub struct Options {
     pub drain: Duration,
     /// The folder that names of files are told relative to in dead letters and events: the pipeline's.
     pub dir: PathBuf,
+    /// Whether tasks keep no books, take down no event lags and say nothing of themselves; to measure what that costs.
+    #[doc(hidden)]
+    pub unobserved: bool,
     /// What takes the spans of sampled rows, where somebody wants them.
     pub tracer: Option<Arc<Tracer>>,
 }
@@ -42,6 +45,7 @@ impl Default for Options {
             keep_running: false,
             drain: Duration::from_secs(30),
             dir: PathBuf::new(),
+            unobserved: false,
             tracer: None,
         }
     }

@@ -9,7 +9,7 @@ use crate::facts::assert_documented;
 use crate::support::{Running, Scratch, lines, until};
 use crate::tamper::{copy, with_rows};
 
-const PIPELINE: &str = r#"
+pub const PIPELINE: &str = r#"
 [pipeline]
 company = "acme"
 namespace = "audit"
@@ -130,6 +130,18 @@ fn every_row_of_a_run_is_accounted_for_by_stage_and_minute() {
     });
     assert_eq!((found["stages"][2]["stage"].as_str(), &minutes(2)[3]), (Some("minutes"), &expected));
 
+    // From end to end, each row that is read by two stages is there once more.
+    let ways = found["ways"].as_array().unwrap();
+    let of = |way: &Value| [&way["from"][0], &way["to"]].map(|stage| stage.as_str().unwrap().to_owned());
+    assert_eq!(ways.iter().map(of).collect::<Vec<_>>(), [["orders", "out"], ["orders", "sums"]]);
+    let expected = [
+        json!({ "rows_in": 600, "rows_out": 528, "filtered": 60, "dead_lettered": 12, "lost": 0 }),
+        json!({ "rows_in": 600, "rows_out": 10, "filtered": 60, "dead_lettered": 12, "absorbed": 528, "emitted": 10, "lost": 0 }),
+    ];
+    assert_eq!([&ways[0]["total"], &ways[1]["total"]], [&expected[0], &expected[1]]);
+    let minute = json!({ "minute": "2024-05-01T10:03:00Z", "rows_in": 60, "rows_out": 53, "filtered": 6, "dead_lettered": 1, "lost": 0 });
+    assert_eq!(ways[0]["minutes"][3], minute);
+
     let part = scratch.fidelio(&[
         "audit",
         "p.toml",
@@ -184,6 +196,9 @@ fn a_row_that_is_deleted_before_the_next_stage_has_read_it_is_missed_between_the
     let found = places(&findings(&scratch, "copy"));
     let expected = [place("priced minutes hop", 9, 1), place("priced out hop", 9, 1), place("priced results", 9, 1)];
     assert_eq!(found, expected);
+    let found: Value = serde_json::from_slice(&audit(&scratch, "copy").stdout).unwrap();
+    let way = |number: usize| [&found["ways"][number]["minutes"][9]["lost"], &found["ways"][number]["total"]["lost"]];
+    assert_eq!([way(0), way(1)], [[&json!(1), &json!(1)]; 2]);
 }
 
 #[test]
@@ -251,8 +266,12 @@ fn a_dead_letter_or_a_page_of_the_ledger_that_is_gone_is_missed() {
 
 #[test]
 fn a_running_pipeline_is_audited_while_rows_flow() {
-    let follow = PIPELINE.replace("path = \"in.ndjson\" }", "path = \"in.ndjson\", follow = true }");
-    let scratch = Scratch::with(&follow);
+    audited_while_rows_flow(PIPELINE);
+}
+
+/// The pipeline, which follows its input, is audited again and again: nothing is missing, and all that came in is seen in time.
+pub fn audited_while_rows_flow(pipeline: &str) {
+    let scratch = Scratch::with(&pipeline.replace("path = \"in.ndjson\" }", "path = \"in.ndjson\", follow = true }"));
     scratch.write("in.ndjson", orders(0..60));
     let mut running = Running::start(&mut scratch.command(&["run", "p.toml"]));
     until("there is something to look at", || !audit(&scratch, "data").stdout.is_empty());

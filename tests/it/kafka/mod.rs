@@ -3,6 +3,7 @@
 
 mod access;
 mod alone;
+mod audit;
 mod brokers;
 mod foreign;
 mod growing;
