@@ -5,6 +5,7 @@
 
 mod books;
 mod clock;
+mod diary;
 mod drained;
 mod envelope;
 mod evidence;

@@ -7,9 +7,10 @@ use crate::checkpoint::{Checkpoint, Shape};
 use crate::codec::{Decoder, Encoder, csv, json};
 use crate::config::{self, LineFormat, Sink, Source};
 use crate::connector;
-use crate::fidelity::{Book, Sequences};
+use crate::fidelity::Sequences;
 use crate::sql::Answer;
 use crate::stage::clock::Clock;
+use crate::stage::diary::Diary;
 use crate::stage::facts::Facts;
 use crate::stage::inlet::{Inlet, SourceInlet, TopicInlet, TopicInput};
 use crate::stage::others::OthersInlet;
@@ -24,7 +25,6 @@ use crate::stage::step::Written;
 use crate::stage::task::Task;
 use crate::stage::worker::Options;
 use crate::telemetry::Meter;
-use crate::time_of_day::now;
 use crate::topology::{Stage, Topology, Work};
 
 /// What the tasks of one stage are made from.
@@ -51,11 +51,8 @@ impl Plan {
                 true => self.outlet(lease.task()).without_books(),
                 false => self.outlet(lease.task()),
             },
-            facts: (!self.options.unobserved).then(|| Facts::new(&self.stage, lease.task())),
+            diary: self.diary(lease.task()),
             spans: Spans::new(self.options.tracer.as_ref(), &self.stage, lease.task()),
-            news: Vec::new(),
-            book: Book::default(),
-            booked: now(),
             lasted: 0,
             lease,
             signals,
@@ -64,6 +61,10 @@ impl Plan {
             written: Written::default(),
             committing: None,
         }
+    }
+
+    fn diary(&self, task: u32) -> Diary {
+        Diary::new(&self.stage, task, (!self.options.unobserved).then(|| Facts::new(&self.stage, task)))
     }
 
     /// What of the stage a checkpoint depends on.

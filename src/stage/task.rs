@@ -11,12 +11,13 @@ use indicatif::DecimalBytes;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
 
-use crate::bus::{self, Commit, Gap, Lease, Micros, Outgoing, TopicPartition};
+use crate::bus::{self, Commit, Gap, Lease, Micros, TopicPartition};
 use crate::checkpoint::{self, Checkpoint};
 use crate::codec::{self, cloudevents, csv, json};
 use crate::connector;
-use crate::fidelity::{Book, Counts, Page, Status};
-use crate::stage::facts::{self, Facts, News, Place};
+use crate::fidelity::{Counts, Status};
+use crate::stage::diary::Diary;
+use crate::stage::facts::{News, Place};
 use crate::stage::inlet::{Arrived, COMMIT, Inlet, Polled};
 use crate::stage::outlet::{Encoded, Moments, Outlet};
 use crate::stage::process::{Made, Queries, Results};
@@ -42,14 +43,8 @@ pub(super) struct Task {
     pub outlet: Outlet,
     /// Which rows it follows on their way.
     pub spans: Spans,
-    /// What it says of itself; `None` where nobody wants to know.
-    pub facts: Option<Facts>,
-    /// What has happened to it and was not said yet.
-    pub news: Vec<News>,
-    /// What became of rows since it was said.
-    pub book: Book,
-    /// When it said so last.
-    pub booked: Micros,
+    /// What it says of itself.
+    pub diary: Diary,
     /// How long its last commit took.
     pub lasted: Micros,
     /// What it hears from outside.
@@ -226,7 +221,7 @@ impl Task {
             committed.agrees_with(&self.committed.stage, &positions, self.signals.shared)?;
             self.committed = Checkpoint { stage: self.committed.stage.clone(), ..committed };
         }
-        self.news.push(News::Started { version: env!("CARGO_PKG_VERSION") });
+        self.diary.note(News::Started { version: env!("CARGO_PKG_VERSION") });
         if resume.checkpoint.is_some() {
             let Counts { rows_in, rows_out, .. } = self.committed.counts;
             let place = |(of, offset): (&TopicPartition, &u64)| Place {
@@ -235,14 +230,14 @@ impl Task {
                 offset: *offset,
             };
             let positions = resume.positions.iter().map(place).collect();
-            self.news.push(News::Restored { rows_in, rows_out, positions });
+            self.diary.note(News::Restored { rows_in, rows_out, positions });
         }
         self.committed.began.get_or_insert_with(now);
         self.committed.positions = resume.positions;
         self.committed.missed += resume.missed;
         self.committed.gone += resume.gaps.iter().map(Gap::messages).sum::<u64>();
         self.queries.resume(&self.committed);
-        self.book = Book::of(&self.committed.book, &self.queries.stage.from);
+        self.diary.resume(&self.committed);
         self.restore().await?;
         self.inlet.resume(&self.committed).await?;
         self.outlet.resume(&self.committed).await?;
@@ -289,7 +284,7 @@ impl Task {
     /// that the task ends, and to other workers that a source has ended.
     async fn finish(&mut self) -> Result<(), Error> {
         let reason = if self.signals.draining() { "told" } else { "ended" };
-        self.news.push(News::Stopped { reason });
+        self.diary.note(News::Stopped { reason });
         self.commit_nothing().await?;
         Ok(self.lease.settle().await?)
     }
@@ -314,7 +309,9 @@ impl Task {
             self.meter.looked(matches!(polled, Polled::Block(_) | Polled::Messages(_)));
             match polled {
                 Polled::Finished if self.quiet.says(Status::End) => return Ok(Some(Polled::Said(Status::End))),
-                Polled::Finished if self.signals.keep_running && self.has_something_to_say() => {
+                Polled::Finished
+                    if self.signals.keep_running && self.diary.has_something_to_say(self.queries.clock.through()) =>
+                {
                     self.commit_nothing().await?;
                 }
                 Polled::Finished if self.signals.keep_running => {
@@ -328,7 +325,9 @@ impl Task {
                 }
                 Polled::Idle if ending => return Ok(None),
                 Polled::Idle if self.quiet.is_idle() => return Ok(Some(Polled::Said(Status::Idle))),
-                Polled::Idle if self.has_something_to_say() => self.commit_nothing().await?,
+                Polled::Idle if self.diary.has_something_to_say(self.queries.clock.through()) => {
+                    self.commit_nothing().await?
+                }
                 Polled::Idle => self.lease.settle().await?,
                 polled => {
                     self.quiet.end();
@@ -368,8 +367,8 @@ impl Task {
         }
         let state = self.changes()?;
         self.written.trim = state.spare_before;
-        records.events.extend(self.told()?);
-        records.events.extend(self.page()?);
+        let through = self.queries.clock.through();
+        records.events.extend(self.diary.said(through, &mut self.committed, &mut self.written)?);
         let checkpoint = self.committed.encode()?;
         self.meter.checkpoint(checkpoint.len());
         let commit =
@@ -387,75 +386,6 @@ impl Task {
         // Nobody may look at it for a while, and it is to be known when it was visible.
         self.committing = Some((tokio::spawn(async { outcome.await.map(|()| now()) }), written));
         Ok(())
-    }
-
-    /// Whether there is something to be said that does not wait for rows.
-    fn has_something_to_say(&self) -> bool {
-        !self.news.is_empty() || self.book.is_due(self.queries.clock.through(), now() - self.booked)
-    }
-
-    /// What is to be said of a step besides what became of its rows.
-    fn note(&mut self, encoded: &Encoded) {
-        if encoded.corrected > 0 {
-            self.news.push(News::Corrected { results: encoded.corrected });
-        }
-        if encoded.counts.foreign > 0 {
-            self.news.push(News::Foreign { rows: encoded.counts.foreign });
-        }
-        for (input, rows) in &encoded.missing {
-            let from = self.queries.stage.from.get(*input).map(|from| from.to_string()).unwrap_or_default();
-            self.news.push(News::Missing { from, rows: *rows });
-        }
-    }
-
-    /// The facts of what has happened.
-    fn told(&mut self) -> Result<Vec<Outgoing>, Error> {
-        let mut news = std::mem::take(&mut self.news);
-        news.extend(self.written.letters.iter().cloned().map(News::DeadLettered));
-        let Some(facts) = &self.facts else { return Ok(Vec::new()) };
-        let facts = news.iter().map(|news| {
-            self.committed.facts += 1;
-            facts.news(self.committed.facts, news)
-        });
-        facts.collect()
-    }
-
-    /// What is said now of what became of rows, where it is time to; the rest is in the checkpoint.
-    fn page(&mut self) -> Result<Option<Outgoing>, Error> {
-        let watermark = self.queries.clock.through();
-        let due = self.book.due(watermark, now() - self.booked);
-        let from = self.queries.stage.from.clone();
-        let from = &from;
-        self.committed.book = self.book.entries(from);
-        if due.is_empty() {
-            return Ok(None);
-        }
-        self.booked = now();
-        self.committed.pages += 1;
-        let through = watermark.and_then(|says| match says.status {
-            Status::End => Some(Page::END),
-            _ => Some(says.time.min(Page::END)).filter(|time| *time > Micros::MIN),
-        });
-        self.committed.early = self.committed.early.max(due.later_than(through));
-        self.judge(&due, through);
-        self.committed.through = self.committed.through.max(through);
-        let page = Page { task: self.queries.task, through, early: self.committed.early, entries: due.entries(from) };
-        self.facts.as_ref().map(|facts| facts.fact(facts::LEDGER, self.committed.pages, &page)).transpose()
-    }
-
-    /// Judges the minutes that are final now. What amends one that was before can make it bad, by what was lost; a row that is slow
-    /// then is one of all of its minute, which the task no longer knows.
-    fn judge(&mut self, due: &Book, through: Option<Micros>) {
-        let Some(slo) = self.queries.stage.slo else { return };
-        for (minute, tally) in due.minutes().into_iter().filter(|(minute, _)| minute.is_over(through)) {
-            let verdict = match minute.is_over(self.committed.through) {
-                true => slo.is_broken_by_loss(&tally).then_some(false),
-                false => slo.verdict(&tally),
-            };
-            if let Some(is_good) = verdict {
-                self.written.judged.add(is_good);
-            }
-        }
     }
 
     /// What came into windows and goes with the next commit.
@@ -516,8 +446,7 @@ impl Task {
         self.committed.source = source;
         self.committed.positions.extend(positions);
         self.committed.counts += encoded.counts;
-        self.book.add(std::mem::take(&mut encoded.book));
-        self.note(&encoded);
+        self.diary.add(&mut encoded);
         self.written.add(&mut encoded, size, when);
         let Encoded { results, events, dead_letters, .. } = encoded;
         Ok(Commit { results, events, dead_letters, ..Commit::default() })
