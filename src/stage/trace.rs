@@ -43,9 +43,10 @@ impl Traces {
     /// The same with other contexts for runs of rows, given how many these are; there are so many rows in all at most.
     pub fn map(mut self, most: usize, mut other: impl FnMut(usize, &Context) -> Context) -> Self {
         let mut begin = 0;
-        for (end, context) in self.0.iter_mut().filter(|(_, context)| !context.is_empty()) {
-            let rows = (*end).min(most).saturating_sub(begin);
-            *context = other(rows, context);
+        for (end, context) in &mut self.0 {
+            if !context.is_empty() {
+                *context = other((*end).min(most).saturating_sub(begin), context);
+            }
             begin = *end;
         }
         self
@@ -171,6 +172,26 @@ mod tests {
             let headers = Headers::from([(RUNS, runs)]);
             Traces::of(&Record { headers, ..Record::default() }).context(row.into());
         }
+    }
+
+    #[test]
+    fn runs_of_rows_get_other_contexts_by_how_many_rows_they_are() {
+        let traces = Traces::of_rows(vec![(0, sampled(1, 1)), (3, sampled(2, 1)), (4, sampled(2, 1))]);
+        let contexts = |traces: &Traces| (0..6).map(|row| ids_if_sampled(&traces.context(row))).collect::<Vec<_>>();
+        assert_eq!(contexts(&traces), [Some((1, 1)), None, None, Some((2, 1)), Some((2, 1)), None]);
+        let mut seen = Vec::new();
+        let others = traces.map(6, |rows, context| {
+            let (trace, span) = ids_if_sampled(context).unwrap();
+            seen.push((rows, trace));
+            sampled(trace, span + 1)
+        });
+        assert_eq!(seen, [(1, 1), (1, 2), (1, 2)]);
+        assert_eq!(contexts(&others), [Some((1, 2)), None, None, Some((2, 2)), Some((2, 2)), None]);
+        let whole = Traces::of(&Record { headers: sampled(7, 7), ..Record::default() });
+        whole.map(6, |rows, context| {
+            assert_eq!(rows, 6);
+            context.clone()
+        });
     }
 
     #[test]

@@ -164,6 +164,16 @@ fn of_stage(stage: &Stage, tasks: Vec<Standing>, extent: impl Fn(&TopicPartition
         status.watermark = [status.watermark, through].into_iter().flatten().reduce(f64::min);
         status.tasks.push(task.status);
     }
-    status.tasks.sort_unstable_by_key(|task| task.task);
+    status.tasks.sort_by_key(|task| task.task);
+    // One that was somebody else's for a while has begun more than once.
+    status.tasks.dedup_by(|again, task| {
+        let is_same = again.task == task.task;
+        if is_same {
+            task.is_running |= again.is_running;
+            task.restarts += again.restarts;
+            task.spent.iter_mut().zip(again.spent).for_each(|(sum, spent)| *sum += spent);
+        }
+        is_same
+    });
     status
 }
