@@ -181,7 +181,7 @@ function show(status) {
     view.mark.className = is_bottleneck ? "mark" : "";
     view.mark.title = `a stage of the kind ${stage.kind}; ${running} of its ${stage.tasks.length} tasks in this process run`;
     const rows = stage.kind === "source" ? "rows_out" : "rows_in";
-    line(view, "rows/s", count.format(rate(rows)));
+    line(view, "rows/s", first === status ? "–" : count.format(rate(rows)));
     line(view, "rows", exact.format(stage.counts[rows] ?? 0));
     const lag = quantile(0.95, buckets("event_lags"), status.bounds) ?? quantile(0.95, stage.event_lags, status.bounds);
     line(view, "event lag p95", lag === null ? null : seconds(lag));
