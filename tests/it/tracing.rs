@@ -190,3 +190,54 @@ fn what_is_wrong_with_tracing_is_said_where_it_is() {
         assert!(said.contains(part), "{said}");
     }
 }
+
+#[test]
+fn a_topic_of_others_brings_traces_with_it_or_begins_them() {
+    for is_traced_before in [false, true] {
+        let collector = Collector::start();
+        let tracing = |is_on: bool| match is_on {
+            true => format!(
+                "[tracing]\nendpoint = \"http://{}\"\nsample = \"100%\"\nheaders = {{ authorization = \"Bearer hush-hush\" }}\n",
+                collector.address
+            ),
+            false => String::new(),
+        };
+        let scratch = Scratch::new();
+        let before = r#"
+[pipeline]
+company = "acme"
+namespace = "tracing"
+TRACING[stages.visits]
+source = { kind = "file", path = "in.ndjson" }
+schema = { id = "bigint not null" }
+[stages.given]
+from = ["visits"]
+sink = { kind = "topic", topic = "others.visits", partitions = 2 }
+"#;
+        let after = r#"
+[pipeline]
+company = "acme"
+namespace = "tracing"
+TRACING[stages.taken]
+source = { kind = "topic", topic = "others.visits", format = "json", follow = false }
+schema = { id = "bigint not null" }
+[stages.written]
+from = ["taken"]
+sink = { kind = "file", path = "out-{partition}.ndjson" }
+"#;
+        scratch.write("before.toml", before.replace("TRACING", &tracing(is_traced_before)));
+        scratch.write("p.toml", after.replace("TRACING", &tracing(true)));
+        scratch.write("in.ndjson", visits(40));
+        let output = scratch.fidelio(&["run", "before.toml"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(scratch.fidelio(&["run", "p.toml"]).status.success());
+        let spans = collector.spans();
+        let stages = by_stage(&spans);
+        assert_eq!((stages["taken"].len(), stages["written"].len()), (40, 40));
+        let parents = stages["taken"].iter().filter_map(|span| spans.get(&span.parent_span_id));
+        let parents: Vec<&str> = parents.map(|span| span.name.as_str()).collect();
+        assert_eq!(parents, vec!["given"; if is_traced_before { 40 } else { 0 }]);
+        let traces: BTreeSet<_> = spans.values().map(|span| &span.trace_id).collect();
+        assert_eq!(traces.len(), 40);
+    }
+}
