@@ -4,17 +4,24 @@ use std::path::{Path, PathBuf};
 
 use super::cursor::{Table, Value};
 use super::decode::{path, size_of};
-use super::spec::{Compression, Input, LineFormat, LineSink, LineSource, Output, Sink, Source};
+use super::fault::Fault;
+use super::spec::{
+    Compression, Input, LineFormat, LineSink, LineSource, NexmarkEvent, NexmarkSource, Output, Sink, Source,
+};
 use super::topic;
 
 const MAX_ROW_BYTES: u64 = 1 << 30;
 const DEFAULT_ROW_BYTES: usize = 64 << 20;
+/// So many that none has a number which is too large for a column.
+const MAX_EVENTS: u64 = 1 << 60;
+const MAX_RATE: u64 = 1_000_000_000;
 
 #[derive(Clone, Copy)]
 enum SourceKind {
     File,
     Stdin,
     Topic,
+    Nexmark,
 }
 
 #[derive(Clone, Copy)]
@@ -28,15 +35,40 @@ enum SinkKind {
 pub(super) fn source(value: &Value, dir: &Path) -> Option<Source> {
     let help = "write it as { kind = \"file\", path = \"…\" }";
     let table = value.table("`source`", help)?;
-    let kind = table.need("kind", "\"file\", \"stdin\" or \"topic\"");
-    let kinds = [("file", SourceKind::File), ("stdin", SourceKind::Stdin), ("topic", SourceKind::Topic)];
+    let kind = table.need("kind", "\"file\", \"stdin\", \"topic\" or \"nexmark\"");
+    let kinds = [
+        ("file", SourceKind::File),
+        ("stdin", SourceKind::Stdin),
+        ("topic", SourceKind::Topic),
+        ("nexmark", SourceKind::Nexmark),
+    ];
     let source = match kind?.choice(&kinds)? {
         SourceKind::File => lines(&table, file_input(&table, dir)).map(Source::Lines),
         SourceKind::Stdin => lines(&table, Some(Input::Stdin)).map(Source::Lines),
         SourceKind::Topic => topic::source(&table).map(Source::Topic),
+        SourceKind::Nexmark => nexmark(&table).map(Source::Nexmark),
     };
     table.finish();
     source
+}
+
+/// What is particular to `kind = "nexmark"`.
+fn nexmark(table: &Table) -> Option<NexmarkSource> {
+    let kinds = [("person", NexmarkEvent::Person), ("auction", NexmarkEvent::Auction), ("bid", NexmarkEvent::Bid)];
+    let event = table.need("event", "\"person\", \"auction\" or \"bid\"").and_then(|value| value.choice(&kinds));
+    let events = table.get("events").map(|value| value.integer(1, MAX_EVENTS));
+    let rate = table.get("rate").map(|value| value.integer(1, MAX_RATE));
+    if events.is_none() && rate.is_none() {
+        let fault = Fault::new(table.span.clone(), "events without an end would come as fast as they can");
+        let help = "say how many there are, events = 1000000, or how many in a second, rate = 1000";
+        table.document.fault(fault.help(help));
+    }
+    let whole = |number: Option<Option<u64>>| number.map_or(Some(None), |number| number.map(Some));
+    Some(NexmarkSource {
+        event: event?,
+        events: whole(events)?,
+        rate: whole(rate)?.and_then(|rate| u32::try_from(rate).ok()),
+    })
 }
 
 /// A source of lines, of which it is known where they are from.

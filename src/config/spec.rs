@@ -340,6 +340,28 @@ pub enum Source {
     Lines(LineSource),
     /// `kind = "topic"`
     Topic(TopicSource),
+    /// `kind = "nexmark"`
+    Nexmark(NexmarkSource),
+}
+
+impl Source {
+    /// Whether rows never end.
+    pub fn has_no_end(&self) -> bool {
+        match self {
+            Source::Lines(lines) => matches!(lines.input, Input::File { follow: true, .. }),
+            Source::Topic(topic) => topic.follow,
+            Source::Nexmark(nexmark) => nexmark.events.is_none(),
+        }
+    }
+
+    /// Whether rows come in as their events happen.
+    pub fn is_live(&self) -> bool {
+        match self {
+            Source::Lines(LineSource { input: Input::Stdin, .. }) => true,
+            Source::Nexmark(nexmark) => nexmark.rate.is_some(),
+            source => source.has_no_end(),
+        }
+    }
 }
 
 /// A source of rows that stand in lines.
@@ -442,6 +464,29 @@ pub struct TopicSource {
     /// `follow`: whether to wait for more at the end, which it does by default. If not, what is there when the run starts is
     /// all.
     pub follow: bool,
+}
+
+/// A source of the events of Nexmark, the benchmark of an auction site.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NexmarkSource {
+    /// `event`: which of the events.
+    pub event: NexmarkEvent,
+    /// `events`: how many events of all three kinds there are; no end to them if `None`.
+    pub events: Option<u64>,
+    /// `rate`: how many events of all three kinds happen in a second, of the clock as of event time. If `None`, they come as
+    /// fast as they can and happened in 2015, 10,000 in a second.
+    pub rate: Option<u32>,
+}
+
+/// An event of Nexmark. Of 50 in a row, 1 is a person, 3 are auctions and 46 bids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NexmarkEvent {
+    /// `"person"`: somebody registers.
+    Person,
+    /// `"auction"`: somebody opens an auction.
+    Auction,
+    /// `"bid"`: somebody bids in an auction.
+    Bid,
 }
 
 /// A part of a message beside its value.

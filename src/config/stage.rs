@@ -202,7 +202,7 @@ fn refuse_results(table: &Table) {
 fn schema(table: &Table, title: &str) -> Option<Vec<Column>> {
     let help = "write it as a table of columns: time_hour = \"timestamp not null\"";
     let Some(value) = table.get("schema") else {
-        if table.get("source").is_none() {
+        if table.get("source").is_none() || is_nexmark(table) {
             return Some(Vec::new());
         }
         let fault = Fault::new(table.span.clone(), format!("{title} is a source without a `schema`"));
@@ -210,6 +210,9 @@ fn schema(table: &Table, title: &str) -> Option<Vec<Column>> {
         table.document.missing(fault.label("no contract").help(help));
         return None;
     };
+    if is_nexmark(table) {
+        value.fault("is known: an event of Nexmark has columns of its own", "leave it out");
+    }
     let entries = value.table("`schema`", help)?.entries();
     if entries.is_empty() {
         value.fault("has no columns", help);
@@ -221,6 +224,15 @@ fn schema(table: &Table, title: &str) -> Option<Vec<Column>> {
     });
     let columns: Vec<_> = columns.collect();
     columns.into_iter().collect()
+}
+
+/// Whether its rows are events of Nexmark, whatever else may be wrong with it.
+fn is_nexmark(table: &Table) -> bool {
+    let is_kind = |source: &Value| match source.raw() {
+        DeValue::Table(source) => source.get("kind").is_some_and(|kind| kind.get_ref().as_str() == Some("nexmark")),
+        _ => false,
+    };
+    table.get("source").as_ref().is_some_and(is_kind)
 }
 
 /// `event_time = { column = "…", out_of_orderness = "24h", idle_after = "1m" }`

@@ -3,6 +3,7 @@
 mod file;
 mod frame;
 mod intake;
+pub(crate) mod nexmark;
 mod position;
 mod stdin;
 mod stdout;

@@ -15,6 +15,7 @@ use crate::bus::{self, Lease, Limit, Message, Micros, Record, Topic};
 use crate::checkpoint::{Checkpoint, Received};
 use crate::codec::{self, Decoded, Decoder, RawRows, arrow, csv, json};
 use crate::config;
+use crate::connector::nexmark::{Generated, Nexmark};
 use crate::connector::{self, Block, Source};
 use crate::failure::{Class, DeadLetter, Reject, narrow};
 use crate::fidelity::{Minute, Said, Sequences, Status};
@@ -40,6 +41,8 @@ pub(super) enum Polled {
     Block(Block),
     /// Messages of the predecessors, or of others.
     Messages(Vec<Message>),
+    /// Rows that a source makes up.
+    Rows(RecordBatch),
     /// Nothing now.
     Idle,
     /// Nothing any more.
@@ -56,8 +59,14 @@ impl Polled {
             Polled::Messages(messages) => messages.iter().fold(Size::default(), |size, Message { record, .. }| {
                 size + Size { rows: record.rows as usize, bytes: record.payload().len() }
             }),
+            Polled::Rows(rows) => Size { rows: rows.num_rows(), bytes: arrow::size_bytes(rows) },
             Polled::Idle | Polled::Finished | Polled::Said(_) => Size::default(),
         }
+    }
+
+    /// Whether there is something to be dealt with.
+    pub fn has_rows(&self) -> bool {
+        matches!(self, Polled::Block(_) | Polled::Messages(_) | Polled::Rows(_))
     }
 
     /// Whether that size of it is so much that there is likely to be more.
@@ -120,6 +129,8 @@ impl Arrived {
 pub(super) enum Inlet {
     /// A source connector.
     Source(SourceInlet),
+    /// A source that makes rows up.
+    Generator(GeneratorInlet),
     /// The results of predecessors.
     Topics(TopicInlet),
     /// A topic of others.
@@ -142,6 +153,20 @@ pub(super) struct SourceInlet {
     pub taken: u64,
     /// The decoder of the rows under a header line; another file can have another one.
     pub decoder: Option<(Option<bytes::Bytes>, Box<dyn Decoder>)>,
+}
+
+/// Rows that a source makes up.
+pub(super) struct GeneratorInlet {
+    /// The full name of the stage.
+    pub stage: Arc<str>,
+    /// The number of the task.
+    pub task: u32,
+    /// What makes them up.
+    pub source: Nexmark,
+    /// Their columns.
+    pub schema: SchemaRef,
+    /// How many rows the task has taken in so far, ever.
+    pub taken: u64,
 }
 
 /// Rows from the results of predecessors.
@@ -184,6 +209,11 @@ impl Inlet {
                 Ok(if messages.is_empty() { Polled::Idle } else { Polled::Messages(messages) })
             }
             Inlet::Others(inlet) => inlet.poll(lease, wait).await,
+            Inlet::Generator(inlet) => Ok(match inlet.source.poll(LIMIT, wait).await? {
+                Generated::Rows(rows) => Polled::Rows(rows),
+                Generated::Idle => Polled::Idle,
+                Generated::Finished => Polled::Finished,
+            }),
         }
     }
 
@@ -193,6 +223,8 @@ impl Inlet {
             (Inlet::Source(inlet), Polled::Block(block)) => inlet.decode(block),
             (Inlet::Topics(inlet), Polled::Messages(messages)) => inlet.decode(messages),
             (Inlet::Others(inlet), Polled::Messages(messages)) => inlet.decode(messages),
+            (Inlet::Generator(inlet), Polled::Rows(rows)) => Ok(inlet.arrived(rows)),
+            (Inlet::Generator(inlet), Polled::Said(status)) => Ok(Arrived::nothing(&inlet.schema, status)),
             (Inlet::Source(inlet), Polled::Said(status)) => Ok(Arrived::nothing(&inlet.schema, status)),
             (Inlet::Others(inlet), Polled::Said(status)) => Ok(Arrived::nothing(inlet.schema(), status)),
             _ => Ok(Arrived::default()),
@@ -201,7 +233,7 @@ impl Inlet {
 
     /// Whether rows come from outside the pipeline.
     pub fn is_source(&self) -> bool {
-        matches!(self, Inlet::Source(_) | Inlet::Others(_))
+        matches!(self, Inlet::Source(_) | Inlet::Generator(_) | Inlet::Others(_))
     }
 
     /// Goes to where a commit left a source.
@@ -210,6 +242,10 @@ impl Inlet {
             Inlet::Source(inlet) => {
                 inlet.taken = committed.counts.rows_in;
                 Ok(inlet.source.resume(committed.source.clone()).await?)
+            }
+            Inlet::Generator(inlet) => {
+                inlet.taken = committed.counts.rows_in;
+                Ok(inlet.source.resume(committed.source.clone())?)
             }
             Inlet::Others(inlet) => inlet.resume(committed).await,
             Inlet::Topics(inlet) => {
@@ -223,7 +259,7 @@ impl Inlet {
     pub fn received(&self) -> Vec<Received> {
         match self {
             Inlet::Topics(inlet) => inlet.inputs.iter().map(TopicInput::received).collect(),
-            Inlet::Source(_) | Inlet::Others(_) => Vec::new(),
+            Inlet::Source(_) | Inlet::Generator(_) | Inlet::Others(_) => Vec::new(),
         }
     }
 
@@ -231,7 +267,7 @@ impl Inlet {
     pub fn input(&self) -> Option<connector::InputBytes> {
         match self {
             Inlet::Source(inlet) => inlet.source.input(),
-            Inlet::Topics(_) | Inlet::Others(_) => None,
+            Inlet::Generator(_) | Inlet::Topics(_) | Inlet::Others(_) => None,
         }
     }
 
@@ -239,8 +275,17 @@ impl Inlet {
     pub fn position(&self) -> Option<connector::Position> {
         match self {
             Inlet::Source(inlet) => Some(inlet.source.position()),
+            Inlet::Generator(inlet) => Some(inlet.source.position()),
             Inlet::Topics(_) | Inlet::Others(_) => None,
         }
+    }
+}
+
+impl GeneratorInlet {
+    fn arrived(&mut self, batch: RecordBatch) -> Arrived {
+        let origins = Origins::Made { stage: self.stage.clone(), task: self.task, first: self.taken };
+        self.taken += batch.num_rows() as u64;
+        Arrived { rows: vec![Rows { input: 0, batch, origins, watermark: None }], since: now(), ..Arrived::default() }
     }
 }
 

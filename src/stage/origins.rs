@@ -68,6 +68,15 @@ pub(super) enum Origins {
         /// How many rows its windows had yielded before.
         first: u64,
     },
+    /// A source that makes them up.
+    Made {
+        /// The full name of the stage.
+        stage: Arc<str>,
+        /// The number of the task.
+        task: u32,
+        /// How many rows the task had taken in before, ever.
+        first: u64,
+    },
 }
 
 /// A block of a source, and what tells its rows from all others.
@@ -92,7 +101,7 @@ impl Origins {
                 Some(message) => message_origin(message, 0),
                 None => Origin { name: "".into(), partition: None, offset: 0, row: row as u64 },
             },
-            Origins::Windows { stage, task, first } => {
+            Origins::Windows { stage, task, first } | Origins::Made { stage, task, first } => {
                 Origin { name: stage.clone(), partition: Some(*task), offset: first + row as u64, row: 0 }
             }
         }
@@ -107,7 +116,7 @@ impl Origins {
     /// Whether any of the rows is of a trace.
     pub fn are_traced(&self) -> bool {
         match self {
-            Origins::Windows { .. } => false,
+            Origins::Windows { .. } | Origins::Made { .. } => false,
             Origins::Source { traces, .. } | Origins::Message { traces, .. } => !traces.is_empty(),
             Origins::Messages(messages) => messages.iter().any(|message| trace::is_traced(&message.record)),
         }
@@ -116,7 +125,7 @@ impl Origins {
     /// The headers by which what is made of a row of the batch belongs to the trace that the row is of.
     pub fn trace(&self, row: usize) -> Context {
         match self {
-            Origins::Windows { .. } => Context::new(),
+            Origins::Windows { .. } | Origins::Made { .. } => Context::new(),
             Origins::Source { traces, .. } | Origins::Message { traces, .. } if traces.is_empty() => Context::new(),
             Origins::Source { traces, kept, .. } | Origins::Message { traces, kept, .. } => {
                 traces.context(number(kept.as_deref(), row))
@@ -141,7 +150,7 @@ impl Origins {
             Origins::Messages(messages) => {
                 messages.get(reject.row).map(|message| message.record.clone()).unwrap_or_default()
             }
-            Origins::Windows { .. } => of_rows(&batch.slice(reject.row, 1)),
+            Origins::Windows { .. } | Origins::Made { .. } => of_rows(&batch.slice(reject.row, 1)),
         };
         letter(stage, self.origin(reject.row), original, reject)
     }

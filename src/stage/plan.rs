@@ -6,13 +6,13 @@ use crate::bus::{Bus, Channel, Lease, TopicPartition};
 use crate::checkpoint::{Checkpoint, Shape};
 use crate::codec::{Decoder, Encoder, csv, json};
 use crate::config::{self, LineFormat, Sink, Source};
-use crate::connector;
+use crate::connector::{self, nexmark::Nexmark};
 use crate::fidelity::Sequences;
 use crate::sql::Answer;
 use crate::stage::clock::Clock;
 use crate::stage::diary::Diary;
 use crate::stage::facts::Facts;
-use crate::stage::inlet::{Inlet, SourceInlet, TopicInlet, TopicInput};
+use crate::stage::inlet::{GeneratorInlet, Inlet, SourceInlet, TopicInlet, TopicInput};
 use crate::stage::others::OthersInlet;
 use crate::stage::outlet::{Outlet, To};
 use crate::stage::owner::Owner;
@@ -72,6 +72,7 @@ impl Plan {
         let stage = self.stage.as_ref();
         let kind = match &stage.work {
             Work::Source(Source::Topic(_)) => "topic source",
+            Work::Source(Source::Nexmark(_)) => "nexmark source",
             Work::Source(Source::Lines(source)) => match source.input {
                 config::Input::File { .. } => "file source",
                 config::Input::Stdin => "standard input source",
@@ -92,6 +93,13 @@ impl Plan {
         let stage = self.stage.as_ref();
         match &stage.work {
             Work::Source(Source::Topic(spec)) => Inlet::Others(OthersInlet::new(stage, spec, task, self.bus.clone())),
+            Work::Source(Source::Nexmark(spec)) => Inlet::Generator(GeneratorInlet {
+                stage: stage.full_name.clone(),
+                task,
+                source: Nexmark::new(spec, task, stage.tasks),
+                schema: stage.schema.clone(),
+                taken: 0,
+            }),
             Work::Source(Source::Lines(spec)) => Inlet::Source(SourceInlet {
                 stage: stage.name.clone(),
                 source: connector::source(spec, task, stage.tasks),

@@ -52,7 +52,7 @@ impl Spans {
                 Origins::Messages(messages) => {
                     messages.iter_mut().for_each(|message| spans.extend(self.of_message(message, polled)));
                 }
-                Origins::Message { .. } | Origins::Windows { .. } => {}
+                Origins::Message { .. } | Origins::Windows { .. } | Origins::Made { .. } => {}
             }
         }
         spans

@@ -183,7 +183,7 @@ impl Task {
             return Ok(None);
         }
         let polled = self.inlet.poll(self.lease.as_mut(), Duration::ZERO).await?;
-        Ok(Some(polled).filter(|polled| matches!(polled, Polled::Block(_) | Polled::Messages(_))))
+        Ok(Some(polled).filter(Polled::has_rows))
     }
 
     /// Decode, process and encode.
@@ -306,7 +306,7 @@ impl Task {
                 () = self.signals.changed() => continue,
             };
             self.meter.turns_to(Doing::Busy);
-            self.meter.looked(matches!(polled, Polled::Block(_) | Polled::Messages(_)));
+            self.meter.looked(polled.has_rows());
             match polled {
                 Polled::Finished if self.quiet.says(Status::End) => return Ok(Some(Polled::Said(Status::End))),
                 Polled::Finished

@@ -11,6 +11,7 @@ use super::partitions::{self, Counts, Place, TooFew};
 use super::{Stage, Topology, Work, files, others, topics, windows};
 use crate::bus::{Channel, Micros, Topic};
 use crate::config::{self, Fault, Hole, Holes, Pipeline, Retention, Spanned, quoted};
+use crate::connector;
 use crate::fidelity::Objective;
 use crate::operator::Also;
 use crate::sql::{Engine, Query, Spread};
@@ -66,7 +67,7 @@ fn heard(mut stages: Vec<Stage>) -> Vec<Stage> {
     }
     let mut live: HashSet<Arc<str>> = HashSet::new();
     for stage in &mut stages {
-        let comes_in = matches!(&stage.work, Work::Source(source) if windows::is_live(source));
+        let comes_in = matches!(&stage.work, Work::Source(source) if source.is_live());
         stage.is_live = comes_in || stage.from.iter().any(|from| live.contains(from));
         if stage.is_live {
             live.insert(stage.name.clone());
@@ -358,6 +359,7 @@ impl<'a> Builder<'a> {
         let widest = feeders.iter().filter_map(|feeder| self.counts.get(*feeder)).map(|counts| counts.partitions).max();
         let widest = widest.unwrap_or(1);
         let place = match stage.work {
+            config::Work::Source(Spanned { value: config::Source::Nexmark(_), .. }) => Place::Generator,
             config::Work::Source(_) => Place::Source,
             config::Work::Sql(_) => Place::Middle(widest),
             config::Work::Sink(_) => Place::Sink(widest),
@@ -380,13 +382,19 @@ impl<'a> Builder<'a> {
         let known = !self.hole(stage).work;
         match &stage.work {
             config::Work::Source(source) => {
-                let contract = self.declared(stage);
+                let contract = match &source.value {
+                    config::Source::Nexmark(nexmark) => {
+                        Some(Contract { schema: connector::nexmark::schema(nexmark.event), secret: false })
+                    }
+                    _ => self.declared(stage),
+                };
                 if let Some(contract) = contract.as_ref().filter(|_| known) {
                     match &source.value {
                         config::Source::Lines(lines) => {
                             contract::fits_lines(contract, lines.format, &stage.schema, &source.span, &mut self.faults);
                         }
                         config::Source::Topic(topic) => others::parts(contract, &topic.columns, &mut self.faults),
+                        config::Source::Nexmark(_) => {}
                     }
                 }
                 (Some(Work::Source(source.value.clone())), contract)

@@ -5,6 +5,8 @@
 pub(super) enum Place {
     /// A source.
     Source,
+    /// A source whose rows any number of tasks can share.
+    Generator,
     /// A stage between others; the most partitions that any of its predecessors' results have.
     Middle(u32),
     /// A sink; the same.
@@ -26,7 +28,7 @@ pub(super) struct TooFew {
 
 /// The rules:
 /// - Task `n` owns partition `n` of every input that has one, so there are as many tasks as the widest predecessor has
-///   partitions. A source has one task: it reads its rows in their order.
+///   partitions. A source has one task: it reads its rows in their order. One that makes them up has as many as it has partitions.
 /// - Results have as many partitions as there are tasks unless the stage says otherwise.
 /// - With a key, rows go where their key puts them, and any number will do. Without one, rows stay in the partition
 ///   number they came in, so there cannot be fewer partitions than tasks.
@@ -34,6 +36,7 @@ pub(super) struct TooFew {
 pub(super) fn counts(place: Place, wanted: Option<u32>, has_key: bool) -> Result<Counts, TooFew> {
     let tasks = match place {
         Place::Source => 1,
+        Place::Generator => wanted.unwrap_or(1).max(1),
         Place::Middle(widest) | Place::Sink(widest) => widest.max(1),
     };
     let partitions = match (place, wanted) {
@@ -55,6 +58,7 @@ mod tests {
     fn a_source_has_one_task_however_many_partitions_it_fills() {
         assert_eq!(counts(Place::Source, Some(8), true), Ok(Counts { tasks: 1, partitions: 8 }));
         assert_eq!(counts(Place::Source, None, false), Ok(Counts { tasks: 1, partitions: 1 }));
+        assert_eq!(counts(Place::Generator, Some(4), false), Ok(Counts { tasks: 4, partitions: 4 }));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::{self, Input, Source, Work};
+use crate::config::{self, Work};
 
 /// A source before that stage whose rows do not end, and of which nobody says when their events happened.
 pub(super) fn timeless<'a>(
@@ -18,21 +18,9 @@ pub(super) fn timeless<'a>(
             continue;
         };
         match &feeder.work {
-            Work::Source(source) if has_no_end(&source.value) => return Some(feeder),
+            Work::Source(source) if source.value.has_no_end() => return Some(feeder),
             _ => open.extend(feeders.get(index).into_iter().flatten()),
         }
     }
     None
-}
-
-/// Whether rows come in as their events happen.
-pub(super) fn is_live(source: &Source) -> bool {
-    has_no_end(source) || matches!(source, Source::Lines(lines) if matches!(lines.input, Input::Stdin))
-}
-
-fn has_no_end(source: &Source) -> bool {
-    match source {
-        Source::Lines(lines) => matches!(lines.input, Input::File { follow: true, .. }),
-        Source::Topic(topic) => topic.follow,
-    }
 }
