@@ -36,7 +36,7 @@ pub(super) fn commands(topology: &Topology, brokers: &str, principal: Option<&st
         for topic in written(stage) {
             add(&["Write"], "topic", topic.as_str(), false);
         }
-        if stage.is_windowed() {
+        if stage.has_state() {
             // What is needed no longer.
             add(&["Delete"], "topic", stage.topic(Channel::State).as_str(), false);
         }

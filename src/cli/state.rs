@@ -38,8 +38,8 @@ pub(super) async fn run(args: Args) -> ExitCode {
     let Some(stage) = topology.stage(&args.stage) else {
         return exit::usage(&format!("the pipeline has no stage {}", args.stage));
     };
-    if !stage.is_windowed() {
-        return exit::usage(&format!("stage {} has no windows, and so no state", args.stage));
+    if !stage.has_state() {
+        return exit::usage(&format!("stage {} keeps no rows from one to the next, and so has no state", args.stage));
     }
     let held = match bus::open_log(&pipeline.bus, args.data_dir.as_deref()) {
         Ok(log) => stage::held(log.as_ref(), stage).await.map_err(Into::into),

@@ -1,8 +1,8 @@
 //! Instants and dates as text, RFC 3339: `2024-01-01T00:00:00.001Z`. Times of day are Arrow's affair, and so is reading dates.
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
 use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
-use arrow::compute::{cast, max};
+use arrow::compute::{cast, max, min};
 use arrow::datatypes::{
     DataType, Int64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
     TimestampSecondType,
@@ -211,11 +211,29 @@ pub(crate) fn micros_at(column: &ArrayRef, row: usize) -> Option<Micros> {
 
 /// The greatest instant of a column, in whole microseconds since the epoch; `None` where there is none, or it does not fit.
 pub(crate) fn greatest_micros(column: &ArrayRef) -> Option<Micros> {
+    extreme_micros(column, max)
+}
+
+/// The least instant of a column; see [`greatest_micros`].
+pub(crate) fn least_micros(column: &ArrayRef) -> Option<Micros> {
+    extreme_micros(column, min)
+}
+
+fn extreme_micros(column: &ArrayRef, extreme: fn(&Int64Array) -> Option<i64>) -> Option<Micros> {
     let tick = tick(column.data_type())?;
     let units = cast(column, &DataType::Int64).ok()?;
-    let greatest = max(units.as_primitive::<Int64Type>())?;
-    let micros = i128::from(greatest) * i128::from(tick);
+    let micros = i128::from(extreme(units.as_primitive::<Int64Type>())?) * i128::from(tick);
     Micros::try_from(micros.div_euclid(1_000)).ok()
+}
+
+/// The instants of a column, in whole microseconds since the epoch; of a null, or one that does not fit, the least there is.
+pub(crate) fn all_micros(column: &ArrayRef) -> Vec<Micros> {
+    let micros = cast(column, &DataType::Timestamp(TimeUnit::Microsecond, None));
+    let micros = micros.and_then(|micros| cast(&micros, &DataType::Int64));
+    match micros {
+        Ok(micros) => micros.as_primitive::<Int64Type>().iter().map(|it| it.unwrap_or(Micros::MIN)).collect(),
+        Err(_) => vec![Micros::MIN; column.len()],
+    }
 }
 
 #[cfg(test)]

@@ -180,8 +180,10 @@ pub struct Stage {
     pub corrects_for: Option<Spanned<Duration>>,
     /// `emit`: whether windows also yield early what they would if they closed; not by default.
     pub emits_early: Option<Spanned<()>>,
-    /// `state_limit`: bytes of memory that the open windows of a task may take; 1 GB by default.
+    /// `state_limit`: bytes of memory that what a task keeps may take; 1 GB by default.
     pub state_limit: Option<Spanned<u64>>,
+    /// `state_ttl`: how long in event time rows are kept that nothing else limits.
+    pub state_ttl: Option<Spanned<Duration>>,
     /// `key`: columns of its results that say which partition a row goes to.
     pub key: Vec<Spanned<String>>,
     /// `partitions`: of its results.

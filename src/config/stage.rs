@@ -58,6 +58,7 @@ pub(super) fn stage(name: Spanned<String>, value: &Value, dir: &Path) -> (Stage,
             let bytes = size_of(&value, MAX_STATE_BYTES)?;
             Some(Spanned::new(bytes, value.span()))
         }),
+        state_ttl: table.get("state_ttl").and_then(|value| Some(Spanned::new(duration_of(&value)?, value.span()))),
         key: table.get("key").and_then(|value| names(&value, "key = [\"origin\"]")).unwrap_or_default(),
         partitions: table.get("partitions").and_then(|value| partitions(&value)),
         events: table.get("events").map(|value| events(&value)).unwrap_or_default(),
@@ -81,6 +82,7 @@ fn blank(name: Spanned<String>) -> Stage {
         corrects_for: None,
         emits_early: None,
         state_limit: None,
+        state_ttl: None,
         key: Vec::new(),
         partitions: None,
         events: Vec::new(),
@@ -182,9 +184,19 @@ pub(super) fn names(value: &Value, example: &str) -> Option<Vec<Spanned<String>>
 
 /// Notes what a sink cannot have, since it has no results.
 fn refuse_results(table: &Table) {
-    for key in
-        ["schema", "event_time", "late", "correct_for", "emit", "state_limit", "key", "partitions", "events", "format"]
-    {
+    for key in [
+        "schema",
+        "event_time",
+        "late",
+        "correct_for",
+        "emit",
+        "state_limit",
+        "state_ttl",
+        "key",
+        "partitions",
+        "events",
+        "format",
+    ] {
         if table.get(key).is_some() {
             let span = table.key_span(key).unwrap_or_default();
             let fault = Fault::new(span, format!("a sink has no results, so it has no `{key}`"));

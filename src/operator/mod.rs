@@ -1,6 +1,10 @@
 //! The transformation of a stage: batches in, batches out. How SQL becomes operators lives in `sql`.
 
+mod changes;
+mod leaf;
+mod state;
 mod step;
+mod sums;
 mod transform;
 mod unnest;
 mod windowed;
@@ -9,12 +13,18 @@ use arrow::record_batch::RecordBatch;
 
 use crate::failure::Reject;
 
+pub(crate) use changes::{
+    AggregatePlan, Changes, DELETED, Flow, GroupsPlan, JoinKind, JoinPlan, LatestPlan, Mark, Node, Side, Sides, Source,
+    To, Work,
+};
+pub(crate) use leaf::LeafExec;
+pub(crate) use state::{Chunk, Piece, State};
 pub(crate) use step::{Conform, Project, Step};
 pub(crate) use transform::{Branch, Transform};
 pub(crate) use unnest::Unnest;
 pub use windowed::Also;
 pub(crate) use windowed::{
-    Absorbed, Chunk, Failed, Kind, Leaf, LeafExec, Nanos, Partial, Place, Plan, Spacing, Windowed, saturated,
+    Absorbed, Closed, Failed, Kind, Leaf, Nanos, Partial, Place, Plan, Spacing, Windowed, saturated,
 };
 
 /// What became of one input batch. Every row of it either is a reject, was filtered out, or has at least one row in

@@ -57,6 +57,16 @@ pub(super) struct Rows {
     pub(super) left_out: Vec<u32>,
 }
 
+impl Rows {
+    /// Which row of the branch's input a row came from.
+    pub(super) fn origin_of(&self, row: usize) -> u32 {
+        match &self.origin {
+            Some(origin) => origin.values().get(row).copied().unwrap_or_default(),
+            None => row as u32,
+        }
+    }
+}
+
 /// Why some row of a batch cannot take a step.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -77,7 +87,7 @@ impl Step {
 
     /// The column before the step whose values that column has after it, in the rows that are left; `None` where they are others,
     /// or other values at times.
-    pub(super) fn source(&self, column: usize) -> Option<usize> {
+    pub(crate) fn source(&self, column: usize) -> Option<usize> {
         match self {
             Step::Select(columns) => columns.get(column).copied(),
             Step::Filter(_) => Some(column),

@@ -31,6 +31,11 @@ impl Branch {
         self.steps.iter().rev().try_fold(column, |column, step| step.source(column))
     }
 
+    /// Whether a row can become several.
+    pub(crate) fn multiplies(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Unnest(_)))
+    }
+
     /// The rows of `schema` that the batch becomes on this way.
     fn apply(&self, batch: &RecordBatch, schema: &SchemaRef) -> Result<Rows, Failure> {
         let mut rows = Rows { batch: batch.clone(), origin: None, left_out: Vec::new() };

@@ -6,7 +6,6 @@
 //! that DataFusion has is there.
 
 mod kept;
-mod leaf;
 mod order;
 mod place;
 mod plan;
@@ -14,7 +13,7 @@ mod runs;
 mod sessions;
 mod spans;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -22,14 +21,14 @@ use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
 use arrow::compute::{concat_batches, filter_record_batch, take};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
-use datafusion::common::Result;
+use datafusion::common::{Result, exec_err};
 
+use super::state::{Chunk, Piece, State};
 use super::step::{Failure, Rows};
 use super::transform::{Transform, guarded, left_out_by_all};
-use super::{Branch, Operator, Output};
+use super::{Branch, Operator, Output, leaf};
 use crate::failure::{Class, Reject, narrow};
 use kept::{ByEnd, Kept};
-pub(crate) use leaf::LeafExec;
 pub(crate) use place::{Kind, Nanos, Place, Spacing, saturated};
 pub use plan::Also;
 pub(crate) use plan::{Leaf, Partial, Plan};
@@ -93,15 +92,6 @@ pub(crate) struct Failed {
     pub(crate) message: String,
 }
 
-/// What is kept of a leaf since some time.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Chunk {
-    /// The number of the leaf.
-    pub(crate) leaf: usize,
-    /// Rows as they are kept.
-    pub(crate) rows: RecordBatch,
-}
-
 impl Windowed {
     pub(crate) fn new(plan: Arc<Plan>) -> Self {
         let inlet = |leaf: &Leaf| Transform::new(leaf.branches.clone().into(), Arc::clone(&leaf.rows));
@@ -136,7 +126,7 @@ impl Windowed {
         let after = if self.plan.also.corrects_for.is_some() { self.gone() } else { self.closed };
         let until = if self.plan.also.early { Nanos::MAX } else { self.closed };
         for (rows, piece) in pieces {
-            let Piece { kept, late, left_out } = match piece {
+            let Taken { kept, late, left_out } = match piece {
                 Ok(piece) => piece,
                 Err(Failure { class, message }) => {
                     absorbed.rejects.push(Reject { row: rows.start, class, message });
@@ -161,13 +151,13 @@ impl Windowed {
     }
 
     /// What is kept of a batch in which every row can be.
-    fn piece(&self, input: usize, batch: &RecordBatch) -> Result<Piece, Failure> {
+    fn piece(&self, input: usize, batch: &RecordBatch) -> Result<Taken, Failure> {
         let rows = self.inlets.iter().map(|inlet| inlet.evaluate(input, batch)).collect::<Result<Vec<_>, _>>()?;
         let mut late = BTreeSet::new();
         for (leaf, rows) in self.plan.leaves.iter().zip(&rows) {
             let (times, until) = (leaf.place.times(&rows.batch)?, leaf.place.late_until(self.gone()));
             let behind = times.values().iter().enumerate().filter(|(_, time)| Some(**time) <= until);
-            late.extend(behind.map(|(row, _)| origin(rows, row)));
+            late.extend(behind.map(|(row, _)| rows.origin_of(row)));
         }
         let left_out = left_out_by_all(&rows);
         let mut kept = Vec::with_capacity(rows.len());
@@ -175,7 +165,7 @@ impl Windowed {
             let rows = without(rows, &late)?;
             kept.push(if rows.num_rows() == 0 { rows } else { leaf.keep(number, rows)? });
         }
-        Ok(Piece { kept, late: late.into_iter().collect(), left_out })
+        Ok(Taken { kept, late: late.into_iter().collect(), left_out })
     }
 
     /// Closes all windows that end by then, or all there are, in the order of their ends.
@@ -355,27 +345,10 @@ impl Windowed {
         ordered.collect()
     }
 
-    /// What is kept of rows, a text for each leaf: where two queries keep the same, one can go on with what the other has kept.
-    pub(crate) fn keeps(&self) -> &[String] {
-        &self.keeps
-    }
-
-    /// The part of a chunk whose windows are still open.
-    pub(crate) fn still_open(&self, chunk: Chunk) -> Result<Option<Chunk>> {
-        self.left(chunk.leaf, vec![chunk.rows])
-    }
-
     /// Those rows of a leaf that were not let go of, where there are any.
     fn left(&self, leaf: usize, rows: Vec<RecordBatch>) -> Result<Option<Chunk>> {
         let Some(kept) = self.kept.get(leaf) else { return Ok(None) };
         Ok(kept.left(rows, self.gone())?.map(|rows| Chunk { leaf, rows }))
-    }
-
-    /// What has come into windows that are still open since this was last called.
-    pub(crate) fn fresh(&mut self) -> Result<Vec<Chunk>> {
-        let fresh: Vec<Vec<RecordBatch>> = self.fresh.iter_mut().map(std::mem::take).collect();
-        let chunks = fresh.into_iter().enumerate().map(|(leaf, rows)| self.left(leaf, rows));
-        chunks.filter_map(Result::transpose).collect()
     }
 
     /// All that is in open windows.
@@ -384,8 +357,59 @@ impl Windowed {
         leaves.flat_map(|(leaf, kept)| kept.batches().map(move |rows| Chunk { leaf, rows: rows.clone() }))
     }
 
-    /// All that is in open windows, the rows of each group added up to one, and sorted by windows.
-    pub(crate) fn merged(&mut self) -> Result<Vec<RecordBatch>> {
+    /// When the first window starts that can still yield results, once some have closed.
+    pub(crate) fn first_open(&self) -> Nanos {
+        self.kept.iter().map(|kept| kept.first_open(self.closed)).min().unwrap_or(self.closed)
+    }
+}
+
+impl State for Windowed {
+    fn keeps(&self) -> &[String] {
+        &self.keeps
+    }
+
+    fn closed(&self) -> Option<String> {
+        Some(self.closed).filter(|closed| *closed > Nanos::MIN).map(|closed| closed.to_string())
+    }
+
+    fn fresh(&mut self) -> Result<Vec<Chunk>> {
+        let fresh: Vec<Vec<RecordBatch>> = self.fresh.iter_mut().map(std::mem::take).collect();
+        let chunks = fresh.into_iter().enumerate().map(|(leaf, rows)| self.left(leaf, rows));
+        chunks.filter_map(Result::transpose).collect()
+    }
+
+    fn pieces(&self, rows: usize) -> VecDeque<Piece> {
+        let pieces = |Chunk { leaf, rows: all }: Chunk| {
+            let count = all.num_rows();
+            let piece = move |start| Piece::Rows(Chunk { leaf, rows: all.slice(start, rows.min(count - start)) });
+            (0..count).step_by(rows).map(piece)
+        };
+        self.chunks().flat_map(pieces).collect()
+    }
+
+    fn still_kept(&self, piece: Piece) -> Result<Option<Chunk>> {
+        match piece {
+            Piece::Rows(Chunk { leaf, rows }) => self.left(leaf, vec![rows]),
+            Piece::Numbers(..) => Ok(None),
+        }
+    }
+
+    fn restore(&mut self, closed: Option<&str>, chunks: Vec<Chunk>) -> Result<()> {
+        self.closed = match closed.map(str::parse) {
+            None => Nanos::MIN,
+            Some(Ok(closed)) => closed,
+            Some(Err(_)) => return exec_err!("the checkpoint does not say when windows closed"),
+        };
+        for Chunk { leaf, rows } in chunks {
+            if let Some(kept) = self.kept.get_mut(leaf) {
+                kept.push(rows, (Nanos::MAX, Nanos::MIN), &mut self.touched)?;
+            }
+        }
+        self.release()
+    }
+
+    /// The rows of each group added up to one, and sorted by windows.
+    fn shown(&mut self) -> Result<Vec<RecordBatch>> {
         let of_leaf = |(number, leaf): (usize, &Leaf)| {
             let rows = self.kept.get(number).map(|kept| kept.batches().cloned().collect()).unwrap_or_default();
             let left = self.left(number, rows)?.map(|chunk| chunk.rows);
@@ -396,34 +420,11 @@ impl Windowed {
         self.plan.leaves.iter().enumerate().map(of_leaf).collect()
     }
 
-    /// Takes back what was kept when all windows that end by `closed` had closed.
-    pub(crate) fn restore(&mut self, closed: Nanos, chunks: Vec<Chunk>) -> Result<()> {
-        self.closed = closed;
-        for Chunk { leaf, rows } in chunks {
-            if let Some(kept) = self.kept.get_mut(leaf) {
-                kept.push(rows, (Nanos::MAX, Nanos::MIN), &mut self.touched)?;
-            }
-        }
-        self.release()
-    }
-
-    /// All windows that end by then have closed, and none that ends later.
-    pub(crate) fn closed(&self) -> Nanos {
-        self.closed
-    }
-
-    /// When the first window starts that can still yield results, once some have closed.
-    pub(crate) fn first_open(&self) -> Nanos {
-        self.kept.iter().map(|kept| kept.first_open(self.closed)).min().unwrap_or(self.closed)
-    }
-
-    /// Rows that open windows keep.
-    pub(crate) fn rows(&self) -> usize {
+    fn rows(&self) -> usize {
         self.kept.iter().flat_map(|kept| kept.batches()).map(|batch| batch.num_rows()).sum()
     }
 
-    /// Bytes of memory that open windows take.
-    pub(crate) fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         self.kept.iter().map(|kept| kept.bytes()).sum()
     }
 }
@@ -442,7 +443,7 @@ fn marked(results: &RecordBatch, also: Also, what: Yield) -> Result<RecordBatch,
 }
 
 /// What becomes of rows none of which fails.
-struct Piece {
+struct Taken {
     /// What is kept of them, by leaf.
     kept: Vec<RecordBatch>,
     /// Rows that are late, ascending.
@@ -451,18 +452,11 @@ struct Piece {
     left_out: Vec<u32>,
 }
 
-fn origin(rows: &Rows, row: usize) -> u32 {
-    match &rows.origin {
-        Some(origin) => origin.values().get(row).copied().unwrap_or_default(),
-        None => row as u32,
-    }
-}
-
 /// The rows that do not come from those.
 fn without(rows: Rows, late: &BTreeSet<u32>) -> Result<RecordBatch, ArrowError> {
     if late.is_empty() {
         return Ok(rows.batch);
     }
-    let keep: BooleanArray = (0..rows.batch.num_rows()).map(|row| Some(!late.contains(&origin(&rows, row)))).collect();
+    let keep: BooleanArray = (0..rows.batch.num_rows()).map(|row| Some(!late.contains(&rows.origin_of(row)))).collect();
     filter_record_batch(&rows.batch, &keep)
 }

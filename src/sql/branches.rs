@@ -127,7 +127,7 @@ impl Planner<'_> {
         Ok(vec![Branch { input, steps }])
     }
 
-    fn project(&self, projection: &Projection) -> Result<Step, Fault> {
+    pub(super) fn project(&self, projection: &Projection) -> Result<Step, Fault> {
         let from = projection.input.schema();
         let expressions = projection.expr.iter().map(|expr| self.physical(expr, from)).collect::<Result<_, _>>()?;
         Ok(Step::Project(Project { expressions, schema: arrow_schema(&projection.schema) }))
@@ -135,7 +135,7 @@ impl Planner<'_> {
 
     /// One step a group of conditions: each that can fail begins a new one, so that it is evaluated only on rows that hold
     /// the conditions before it.
-    fn filter(&self, filter: &Filter) -> Result<Vec<Step>, Fault> {
+    pub(super) fn filter(&self, filter: &Filter) -> Result<Vec<Step>, Fault> {
         let mut groups: Vec<Arc<dyn PhysicalExpr>> = Vec::new();
         for condition in split_conjunction(&filter.predicate) {
             let condition = self.physical(condition, filter.input.schema())?;
@@ -147,7 +147,7 @@ impl Planner<'_> {
         Ok(groups.into_iter().map(Step::Filter).collect())
     }
 
-    fn physical(&self, expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>, Fault> {
+    pub(super) fn physical(&self, expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>, Fault> {
         let context = PhysicalPlanningContext::default();
         let expr = create_physical_expr(expr, schema, self.state.execution_props(), &context);
         let guarded = expr.and_then(|expr| expr.transform_up(guard));
@@ -178,7 +178,7 @@ fn binary(left: Arc<dyn PhysicalExpr>, operator: Operator, right: Arc<dyn Physic
 }
 
 /// Whether the expression has a value for every row: comparisons of columns and constants, and what joins them.
-fn cannot_fail(expr: &Arc<dyn PhysicalExpr>) -> bool {
+pub(super) fn cannot_fail(expr: &Arc<dyn PhysicalExpr>) -> bool {
     use Operator::{And, Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq, Or};
     let safe = |operator: &Operator| {
         matches!(operator, And | Or | Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
@@ -194,7 +194,7 @@ fn cannot_fail(expr: &Arc<dyn PhysicalExpr>) -> bool {
     itself && expr.children().into_iter().all(cannot_fail)
 }
 
-fn unnest(node: &Unnest) -> Step {
+pub(super) fn unnest(node: &Unnest) -> Step {
     let lists = node
         .list_type_columns
         .iter()

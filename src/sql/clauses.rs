@@ -72,7 +72,7 @@ fn of_named_query(named: &Cte) -> Vec<Clause> {
     clauses
 }
 
-pub(super) fn of_select(select: &Select, in_windows: bool) -> Vec<Clause> {
+pub(super) fn of_select(select: &Select) -> Vec<Clause> {
     let Select {
         select_token: _,
         // A comment.
@@ -97,7 +97,7 @@ pub(super) fn of_select(select: &Select, in_windows: bool) -> Vec<Clause> {
         cluster_by,
         distribute_by,
         sort_by,
-        named_window,
+        named_window: _,
         value_table_mode,
         flavor,
     } = select;
@@ -117,7 +117,6 @@ pub(super) fn of_select(select: &Select, in_windows: bool) -> Vec<Clause> {
         (!cluster_by.is_empty(), "CLUSTER BY", "CLUSTER", NO_ORDER),
         (!distribute_by.is_empty(), "DISTRIBUTE BY", "DISTRIBUTE", NO_ORDER),
         (!sort_by.is_empty(), "SORT BY", "SORT", NO_ORDER),
-        (!named_window.is_empty() && !in_windows, "WINDOW", "WINDOW", "window functions need state; leave it out"),
         (value_mode.is_some(), value_mode.unwrap_or_default(), "AS", COLUMNS),
     ]);
     clauses.extend(connect_by.iter().map(|clause| match clause {

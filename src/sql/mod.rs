@@ -8,6 +8,7 @@
 mod arithmetic;
 mod branches;
 mod catalog;
+mod changes;
 mod clauses;
 mod contract;
 mod depth;
@@ -30,8 +31,10 @@ use datafusion::prelude::SessionConfig;
 use datafusion::sql::planner::SqlToRel;
 use datafusion::sql::sqlparser::ast::Statement;
 
-use crate::operator::{Also, Branch, Operator, Plan, Transform, Windowed};
+use crate::bus::Micros;
+use crate::operator::{Also, Branch, Changes, Flow, Operator, Plan, State, Transform, Windowed};
 use catalog::Catalog;
+pub use changes::Input;
 pub(crate) use fault::{caught, clean};
 pub use spread::Spread;
 pub(crate) use types::name as type_name;
@@ -69,6 +72,22 @@ enum Work {
     Rows(Arc<[Branch]>),
     /// Window by window; the plan as DataFusion has it says what is put together.
     Windows(Arc<Plan>, Arc<LogicalPlan>),
+    /// With what changes.
+    Changes(Arc<Flow>, Arc<LogicalPlan>),
+}
+
+/// How a stage keeps rows.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Keep {
+    /// How long in event time it keeps what nothing else limits.
+    pub ttl: Option<Micros>,
+}
+
+/// The text of a query, and how its stage keeps rows.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    sql: &'a str,
+    keep: &'a Keep,
 }
 
 /// What answers a query.
@@ -77,6 +96,8 @@ pub(crate) enum Answer {
     Rows(Box<dyn Operator>),
     /// Window by window, as each closes.
     Windows(Box<Windowed>),
+    /// As what changes.
+    Changes(Box<Changes>),
 }
 
 impl Default for Engine {
@@ -120,12 +141,28 @@ impl Engine {
         types::parse(&self.state, sql_type)
     }
 
-    /// Plans a query over inputs, each a table of that name.
+    /// Plans a query over inputs, each a table of that name, whose rows stay as they are.
     pub fn plan(&self, sql: &str, inputs: &[(&str, SchemaRef)]) -> Result<Query, Vec<Fault>> {
-        depth::on_deep_stack(|| self.plan_here(sql, inputs)).unwrap_or_else(|fault| Err(vec![fault]))
+        let input = |(name, schema): &(&str, SchemaRef)| Input {
+            name: inputs.iter().map(|(name, _)| *name).find(|it| it == name).unwrap_or_default(),
+            schema: Arc::clone(schema),
+            identity: None,
+            time: None,
+        };
+        self.plan_over(sql, &inputs.iter().map(input).collect::<Vec<_>>(), &Keep::default())
     }
 
-    fn plan_here(&self, sql: &str, inputs: &[(&str, SchemaRef)]) -> Result<Query, Vec<Fault>> {
+    /// Plans a query of a stage over inputs.
+    pub fn plan_over(&self, sql: &str, inputs: &[Input<'_>], keep: &Keep) -> Result<Query, Vec<Fault>> {
+        let of = Asked { sql, keep };
+        depth::on_deep_stack(|| self.plan_here(of, inputs)).unwrap_or_else(|fault| Err(vec![fault]))
+    }
+
+    fn plan_here(&self, of: Asked<'_>, of_inputs: &[Input<'_>]) -> Result<Query, Vec<Fault>> {
+        let sql = of.sql;
+        let inputs: Vec<(&str, SchemaRef)> =
+            of_inputs.iter().map(|input| (input.name, Arc::clone(&input.schema))).collect();
+        let inputs = inputs.as_slice();
         let mut query = parse::query(sql, inputs).map_err(|fault| vec![fault])?;
         let catalog = Catalog::new(&self.state, inputs);
         let in_windows = windows::are_in(&query);
@@ -143,7 +180,20 @@ impl Engine {
         match planned {
             Ok(plan) if faults.is_empty() => {
                 // Constants are evaluated here. The plan is not touched, so a function that panics leaves nothing behind.
-                let finished = caught(|| self.finish(&plan, sql, inputs, wide));
+                if let Some(replaced) = of_inputs.iter().find(|input| input.identity.is_some()).filter(|_| in_windows) {
+                    return Err(vec![Fault {
+                        message: format!(
+                            "the results of `{}` replace one another, and windows take each row once",
+                            replaced.name
+                        ),
+                        span: None,
+                        help: Some("put what they are made of into windows".into()),
+                    }]);
+                }
+                let finished = caught(|| match in_windows {
+                    true => self.finish(&plan, sql, inputs, wide),
+                    false => self.finish_without_windows(&plan, of, of_inputs),
+                });
                 let panicked = |message| Err(vec![Fault { message, span: None, help: None }]);
                 finished.unwrap_or_else(panicked)
             }
@@ -158,6 +208,27 @@ impl Engine {
             Err(fault) => vec![fault],
         });
         faults.unwrap_or_else(|fault| vec![fault])
+    }
+
+    /// Makes a query of a plan without windows.
+    fn finish_without_windows(
+        &self,
+        plan: &LogicalPlan,
+        of: Asked<'_>,
+        inputs: &[Input<'_>],
+    ) -> Result<Query, Vec<Fault>> {
+        let one = |fault| vec![fault];
+        let schema = output_schema(plan).map_err(one)?;
+        let optimized = self.state.optimize(plan).map_err(|error| vec![fault::of_whole(&error)])?;
+        if windowed::is_by_row(&optimized) && inputs.iter().all(|input| input.identity.is_none()) {
+            let pairs: Vec<(&str, SchemaRef)> =
+                inputs.iter().map(|input| (input.name, Arc::clone(&input.schema))).collect();
+            let branches = branches::of_plan(&optimized, &schema, &self.state, &pairs).map_err(one)?;
+            return Ok(Query { window: None, schema, work: Work::Rows(branches.into()) });
+        }
+        let flow = changes::of_plan(&optimized, &schema, &self.state, inputs, of)?;
+        let schema = flow.results();
+        Ok(Query { window: None, schema, work: Work::Changes(Arc::new(flow), Arc::new(optimized)) })
     }
 
     /// Makes a query of a plan. `wide` is what is wrong where a row is kept for each of its windows, of which it has too many.
@@ -196,14 +267,25 @@ impl Query {
     /// A column that the contract does not have, or that the query does not, is a fault; so is a cast that no type or only
     /// one that would drop a part of the value unseen could make, such as that of a double to an integer.
     pub fn under_contract(self, contract: &SchemaRef) -> Result<Query, Vec<Fault>> {
-        let step = contract::step(&self.schema, contract)?;
+        let columns = match &self.work {
+            Work::Changes(flow, _) => &flow.schema,
+            _ => &self.schema,
+        };
+        let step = contract::step(columns, contract)?;
+        let named = |column: usize| contract.index_of(columns.fields().get(column)?.name()).ok();
         let work = match &self.work {
             Work::Rows(branches) => {
                 Work::Rows(branches.iter().map(|branch| branch.followed_by(step.clone())).collect())
             }
             Work::Windows(plan, says) => Work::Windows(Arc::new(plan.followed_by(step, contract)), Arc::clone(says)),
+            Work::Changes(flow, says) => {
+                let identity =
+                    flow.identity.as_ref().map(|columns| columns.iter().filter_map(|it| named(*it)).collect());
+                let flow = flow.followed_by(step, contract, identity);
+                let schema = flow.results();
+                return Ok(Query { schema, window: None, work: Work::Changes(Arc::new(flow), Arc::clone(says)) });
+            }
         };
-        let named = |column: usize| contract.index_of(self.schema.fields().get(column)?.name()).ok();
         Ok(Query { schema: Arc::clone(contract), window: self.window.and_then(named), work })
     }
 
@@ -248,20 +330,47 @@ impl Query {
         matches!(self.work, Work::Windows(..))
     }
 
+    /// Whether rows are kept from batch to batch.
+    pub fn has_state(&self) -> bool {
+        !matches!(self.work, Work::Rows(_))
+    }
+
+    /// Whether its results change with each row, and not only when windows close.
+    pub fn is_changing(&self) -> bool {
+        matches!(self.work, Work::Changes(..))
+    }
+
+    /// The columns that tell results apart that replace one another; `None` where none is ever replaced.
+    pub fn identity(&self) -> Option<&[usize]> {
+        match &self.work {
+            Work::Changes(flow, _) => flow.identity.as_deref(),
+            _ => None,
+        }
+    }
+
     /// What is wrong with the query where its inputs are spread over partitions like this: it cannot put rows together that are
     /// in different ones.
     pub fn spread_faults(&self, inputs: &[Spread<'_>]) -> Vec<Fault> {
         match &self.work {
             Work::Rows(_) => Vec::new(),
-            Work::Windows(_, plan) => fault::in_order(spread::faults(plan, inputs)),
+            Work::Windows(_, plan) | Work::Changes(_, plan) => fault::in_order(spread::faults(plan, inputs)),
         }
     }
 
-    /// What answers the query batch by batch; `None` where it is answered window by window.
+    /// What answers the query batch by batch; `None` where rows are kept from one to the next.
     pub fn operator(&self) -> Option<Box<dyn Operator>> {
         match self.answer() {
             Answer::Rows(operator) => Some(operator),
-            Answer::Windows(_) => None,
+            Answer::Windows(_) | Answer::Changes(_) => None,
+        }
+    }
+
+    /// What keeps its rows from batch to batch; `None` where none are kept.
+    pub(crate) fn state(&self) -> Option<Box<dyn State>> {
+        match self.answer() {
+            Answer::Rows(_) => None,
+            Answer::Windows(windows) => Some(windows),
+            Answer::Changes(changes) => Some(changes),
         }
     }
 
@@ -272,6 +381,7 @@ impl Query {
                 Answer::Rows(Box::new(Transform::new(Arc::clone(branches), Arc::clone(&self.schema))))
             }
             Work::Windows(plan, _) => Answer::Windows(Box::new(Windowed::new(Arc::clone(plan)))),
+            Work::Changes(flow, _) => Answer::Changes(Box::new(Changes::new(Arc::clone(flow)))),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What a query cannot ask for: whatever needs more than the row at hand, and whatever could answer differently the next
-//! time. Looked for in the syntax, where every clause has a place, and once more in the plan, where nothing hides.
+//! What a query cannot ask for: whatever would be known only at the end of rows that have none, and whatever could answer
+//! differently the next time. Looked for in the syntax, where every clause has a place, and once more in the plan, where nothing hides.
 
 use std::ops::{ControlFlow, Range};
 
@@ -7,8 +7,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use datafusion::sql::sqlparser::ast::{
-    self, Distinct, Function, GroupByExpr, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, Spanned,
-    TableFactor, Visit, Visitor,
+    self, Distinct, Function, Query, Select, SelectItem, SetExpr, Spanned, TableFactor, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::tokenizer::{Span, Token};
 
@@ -16,7 +15,7 @@ use super::clauses::{self, Clause};
 use super::{Fault, parse, types, windows};
 
 /// Refused clauses and functions, each at its place.
-/// What needs state is refused where rows are in no windows.
+/// What needs an end is refused where rows are in no windows.
 pub(super) fn of_syntax(query: &Query, sql: &str, state: &SessionState, in_windows: bool) -> Vec<Fault> {
     let mut search = Search { sql, tokens: parse::tokens(sql), state, in_windows, is_input: false, faults: Vec::new() };
     let _ = query.visit(&mut search);
@@ -27,12 +26,10 @@ pub(super) fn of_syntax(query: &Query, sql: &str, state: &SessionState, in_windo
 pub(super) fn of_plan(plan: &LogicalPlan, in_windows: bool) -> Vec<Fault> {
     let mut faults = Vec::new();
     let visited = plan.apply_with_subqueries(|node| {
-        if let Some(what) = refused_node(node, in_windows) {
-            faults.push(needs_state(what, None));
-        }
+        faults.extend(refused_node(node, in_windows));
         node.apply_expressions(|expr| {
             expr.apply(|expr| {
-                faults.extend(refused_expression(expr, in_windows));
+                faults.extend(refused_expression(expr));
                 Ok(TreeNodeRecursion::Continue)
             })
         })
@@ -64,43 +61,29 @@ pub(super) fn is_query(expr: &Expr) -> bool {
     matches!(expr, Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_))
 }
 
-fn refused_node(node: &LogicalPlan, in_windows: bool) -> Option<&'static str> {
+fn refused_node(node: &LogicalPlan, in_windows: bool) -> Option<Fault> {
     match node {
+        LogicalPlan::Sort(_) if !in_windows => Some(needs_end("ORDER BY", None)),
+        LogicalPlan::Limit(_) if !in_windows => Some(needs_end("LIMIT", None)),
         LogicalPlan::Aggregate(_)
         | LogicalPlan::Distinct(_)
         | LogicalPlan::Window(_)
         | LogicalPlan::Join(_)
         | LogicalPlan::Sort(_)
         | LogicalPlan::Limit(_)
-        | LogicalPlan::Subquery(_)
-            if in_windows =>
-        {
-            None
-        }
+        | LogicalPlan::Subquery(_) => None,
         node if is_of_rows(node) => None,
-        LogicalPlan::Aggregate(_) => Some("an aggregate"),
-        LogicalPlan::Distinct(_) => Some("DISTINCT"),
-        LogicalPlan::Window(_) => Some("a window function"),
-        LogicalPlan::Join(_) => Some("a join"),
-        LogicalPlan::Sort(_) => Some("ORDER BY"),
-        LogicalPlan::Limit(_) => Some("LIMIT"),
-        LogicalPlan::RecursiveQuery(_) => Some("a recursive query"),
-        LogicalPlan::Subquery(_) => Some("a subquery in an expression"),
-        _ => Some("a statement that is not a query"),
+        LogicalPlan::RecursiveQuery(_) => Some(unknown("a recursive query", None)),
+        _ => Some(unknown("a statement that is not a query", None)),
     }
 }
 
-fn refused_expression(expr: &Expr, in_windows: bool) -> Option<Fault> {
+fn refused_expression(expr: &Expr) -> Option<Fault> {
     let volatile =
         |name: &str, volatility| (volatility != Volatility::Immutable).then(|| not_deterministic(name, None));
     match expr {
         Expr::ScalarFunction(call) => volatile(call.func.name(), call.func.signature().volatility),
         Expr::HigherOrderFunction(call) => volatile(call.func.name(), call.func.signature().volatility),
-        Expr::AggregateFunction(_) | Expr::WindowFunction(_) if in_windows => None,
-        expr if is_query(expr) && in_windows => None,
-        Expr::AggregateFunction(call) => Some(needs_state(call.func.name(), None)),
-        Expr::WindowFunction(call) => Some(needs_state(call.fun.name(), None)),
-        expr if is_query(expr) => Some(needs_state("a subquery in an expression", None)),
         Expr::Placeholder(placeholder) => Some(Fault {
             message: format!("`{}` stands for a value that nobody gives", placeholder.id),
             span: None,
@@ -117,7 +100,7 @@ struct Search<'a> {
     sql: &'a str,
     tokens: Vec<(Token, Range<usize>)>,
     state: &'a SessionState,
-    /// Whether rows are in windows, so that what needs state has an end.
+    /// Whether rows are in windows, which have an end.
     in_windows: bool,
     /// Whether the next query in an expression is what windows are over.
     is_input: bool,
@@ -125,10 +108,10 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Refuses what needs state.
+    /// Refuses what needs an end.
     fn refuse(&mut self, what: &str, span: Option<Range<usize>>) {
         if !self.in_windows {
-            self.faults.push(needs_state(what, span));
+            self.faults.push(needs_end(what, span));
         }
     }
 
@@ -148,25 +131,6 @@ impl Search<'_> {
     fn keyword(&self, keyword: &str, from: usize) -> Option<Range<usize>> {
         let mut after = self.tokens.iter().filter(|(_, place)| place.start >= from);
         after.find(|(token, _)| is_word(token, keyword)).map(|(_, place)| place.clone())
-    }
-
-    fn set_operation(&mut self, body: &SetExpr) {
-        let SetExpr::SetOperation { left, op, set_quantifier, right } = body else {
-            return;
-        };
-        self.set_operation(left);
-        let word = op.to_string();
-        let place = self.place(left.span()).and_then(|left| self.keyword(&word, left.end));
-        match (op, set_quantifier) {
-            (SetOperator::Union, SetQuantifier::All | SetQuantifier::AllByName) => {}
-            (SetOperator::Union, _) if self.in_windows => {}
-            (SetOperator::Union, _) => self.faults.push(Fault {
-                help: Some("UNION ALL keeps every row and is evaluated row by row".into()),
-                ..needs_state("UNION, which leaves out rows that occurred before,", place)
-            }),
-            _ => self.refuse(&word, place),
-        }
-        self.set_operation(right);
     }
 
     fn duplicates(&mut self, select: &Select) {
@@ -195,22 +159,14 @@ impl Search<'_> {
         let scalar = self.state.scalar_functions().get(&name);
         let is_aggregate = self.state.aggregate_functions().contains_key(&name);
         let over_rows = function.over.is_some() || self.state.window_functions().contains_key(&name);
-        if self.in_windows && (is_aggregate || over_rows) {
+        if is_aggregate || over_rows {
             self.unsupported(clauses::of_aggregate(function), place.map_or(0, |place| place.start));
-        } else if function.over.is_some() {
-            self.refuse(&format!("the window function {name}"), place);
-        } else if let Some(scalar) = scalar {
-            if scalar.signature().volatility != Volatility::Immutable {
-                self.faults.push(not_deterministic(&name, place.clone()));
-            }
-            self.unsupported(clauses::of_function(function), place.map_or(0, |place| place.start));
-        } else if is_aggregate {
-            self.refuse(&format!("the aggregate {name}"), place);
-        } else if over_rows {
-            self.refuse(&format!("the window function {name}"), place);
-        } else {
-            self.unsupported(clauses::of_function(function), place.map_or(0, |place| place.start));
+            return;
         }
+        if scalar.is_some_and(|scalar| scalar.signature().volatility != Volatility::Immutable) {
+            self.faults.push(not_deterministic(&name, place.clone()));
+        }
+        self.unsupported(clauses::of_function(function), place.map_or(0, |place| place.start));
     }
 
     /// Clauses that are found by their word, from the given byte on.
@@ -233,9 +189,12 @@ impl Visitor for Search<'_> {
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
         if let Some(with) = query.with.as_ref().filter(|with| with.recursive) {
             let place = self.place(with.with_token.0.span).and_then(|with| self.keyword("RECURSIVE", with.start));
-            self.faults.push(needs_state("a recursive query", place));
+            self.faults.push(unknown("a recursive query", place));
         }
-        if let Some(order) = &query.order_by {
+        // Which row of those that have the same values DISTINCT ON takes is a question with an answer.
+        let chooses =
+            matches!(query.body.as_ref(), SetExpr::Select(select) if matches!(select.distinct, Some(Distinct::On(_))));
+        if let Some(order) = query.order_by.as_ref().filter(|_| !chooses) {
             self.refuse("ORDER BY", self.clause("ORDER", order.span()));
         }
         if let Some(limit) = &query.limit_clause {
@@ -248,35 +207,12 @@ impl Visitor for Search<'_> {
         }
         let start = self.place(query.span()).map_or(0, |place| place.start);
         self.unsupported(clauses::of_query(query), start);
-        self.set_operation(&query.body);
         ControlFlow::Continue(())
     }
 
     fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
         let start = self.place(select.select_token.0.span).map_or(0, |place| place.start);
-        if matches!(select.distinct, Some(Distinct::Distinct | Distinct::On(_))) {
-            self.refuse("DISTINCT", self.keyword("DISTINCT", start));
-        }
-        let grouped = match &select.group_by {
-            GroupByExpr::All(_) => true,
-            GroupByExpr::Expressions(expressions, modifiers) => !expressions.is_empty() || !modifiers.is_empty(),
-        };
-        if grouped {
-            let place = self.clause("GROUP", select.group_by.span()).or_else(|| self.keyword("GROUP", start));
-            self.refuse("GROUP BY", place);
-        }
-        for (keyword, condition) in [("HAVING", &select.having), ("QUALIFY", &select.qualify)] {
-            if let Some(condition) = condition {
-                self.refuse(keyword, self.clause(keyword, condition.span()));
-            }
-        }
-        for other in select.from.iter().skip(1) {
-            self.refuse("a join", self.place(other.relation.span()));
-        }
-        for join in select.from.iter().flat_map(|from| &from.joins) {
-            self.refuse("a join", self.clause("JOIN", join.relation.span()));
-        }
-        self.unsupported(clauses::of_select(select, self.in_windows), start);
+        self.unsupported(clauses::of_select(select), start);
         self.duplicates(select);
         ControlFlow::Continue(())
     }
@@ -295,7 +231,7 @@ impl Visitor for Search<'_> {
                 help: Some("write it in the select list: SELECT id, unnest(tags) AS tag FROM …".into()),
             }),
             TableFactor::Table { name, .. } => {
-                self.faults.push(needs_state(&format!("the table function {name}"), place));
+                self.faults.push(unknown(&format!("the table function {name}"), place));
             }
             _ => self.faults.push(Fault {
                 message: "only the stages that feed this one, and queries over them, can stand here".into(),
@@ -311,13 +247,6 @@ impl Visitor for Search<'_> {
             ast::Expr::Function(function) => self.function(function),
             ast::Expr::Cast { data_type, .. } => self.sql_type(data_type, expr.span()),
             ast::Expr::TypedString(text) => self.sql_type(&text.data_type, expr.span()),
-            ast::Expr::Subquery(_) if std::mem::take(&mut self.is_input) => {}
-            ast::Expr::Subquery(query) => {
-                self.refuse("a subquery in an expression", self.place(query.span()));
-            }
-            ast::Expr::Exists { subquery, .. } | ast::Expr::InSubquery { subquery, .. } => {
-                self.refuse("a subquery in an expression", self.place(subquery.span()));
-            }
             _ => {}
         }
         ControlFlow::Continue(())
@@ -333,14 +262,23 @@ pub(super) fn is_word(token: &Token, keyword: &str) -> bool {
     }
 }
 
-fn needs_state(what: &str, span: Option<Range<usize>>) -> Fault {
+fn needs_end(what: &str, span: Option<Range<usize>>) -> Fault {
     Fault {
-        message: format!("{what} needs state: its answer depends on other rows, and queries are evaluated row by row"),
+        message: format!("{what} needs an end, and rows have none"),
         span,
         help: Some(
-            "put the rows into windows, as in FROM tumble(input, time, INTERVAL '1 hour') … GROUP BY window_start"
+            "put the rows into windows, as in FROM tumble(input, time, INTERVAL '1 hour'); or keep the first of each with \
+             row_number() OVER (PARTITION BY … ORDER BY …) in a query around it: WHERE n <= 10"
                 .into(),
         ),
+    }
+}
+
+fn unknown(what: &str, span: Option<Range<usize>>) -> Fault {
+    Fault {
+        message: format!("{what} is not supported"),
+        span,
+        help: Some("a query reads the stages that feed its own, by their names".into()),
     }
 }
 

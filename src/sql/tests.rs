@@ -1,5 +1,6 @@
 //! What queries mean; what is said about those that mean nothing is in `refused`.
 
+mod changes;
 mod refused;
 mod windowed;
 mod windows;

@@ -316,10 +316,7 @@ pub(super) fn of_plan(
     });
     let whole = |error| fault::of_whole(&error);
     let cut = cut.data().map_err(whole)?;
-    let physical = futures::executor::block_on(
-        DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(Leaves)]).create_physical_plan(&cut, state),
-    )
-    .map_err(whole)?;
+    let physical = physical(&cut, state).map_err(whole)?;
     let leaves = below.iter().map(|below| leaf(planner.branches(below)?, below));
     let mut leaves = leaves.collect::<Result<Vec<_>, Fault>>()?;
     let plan = partials::add_up(physical, &mut leaves).map_err(whole)?;
@@ -424,9 +421,18 @@ fn groups(partial: &AggregateExec) -> Vec<(usize, Bound)> {
     bounds(partial.schema().fields().iter().take(partial.group_expr().expr().len()))
 }
 
-/// A scan in place of what is evaluated row by row, of the same columns.
-fn placeholder(number: usize, of: &LogicalPlan) -> datafusion::common::Result<LogicalPlan> {
-    let source = Arc::new(LogicalTableSource::new(arrow_schema(of.schema())));
+/// What evaluates a plan whose rows come from placeholders.
+pub(super) fn physical(plan: &LogicalPlan, state: &SessionState) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
+    let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(Leaves)]);
+    futures::executor::block_on(planner.create_physical_plan(plan, state))
+}
+
+/// A scan in place of what is evaluated by itself, of the same columns.
+pub(super) fn placeholder(number: usize, of: &LogicalPlan) -> datafusion::common::Result<LogicalPlan> {
+    // Of two tables that were joined, columns can have the same name.
+    let columns = of.schema().fields().iter().enumerate();
+    let columns = columns.map(|(index, field)| field.as_ref().clone().with_name(index.to_string()));
+    let source = Arc::new(LogicalTableSource::new(Arc::new(Schema::new(columns.collect::<Vec<_>>()))));
     let scan = TableScanBuilder::new(TableReference::bare(number.to_string()), source).build()?;
     Ok(LogicalPlan::TableScan(TableScan { projected_schema: Arc::clone(of.schema()), ..scan }))
 }

@@ -9,6 +9,7 @@ use crate::bus::Micros;
 use crate::checkpoint;
 use crate::codec;
 use crate::fidelity::{Said, Status, Watermark};
+use crate::operator::Mark;
 use crate::topology::Stage;
 
 /// The event time of a task.
@@ -144,6 +145,22 @@ impl Clock {
         }
         self.hear(0, None);
         self.say(self.of_inputs())
+    }
+
+    /// How far each of the inputs is. Nobody waits for one that is idle: it counts as being as far as the others.
+    pub fn marks(&self) -> Vec<Mark> {
+        let said: Vec<Option<Watermark>> = self.inputs.iter().map(Input::watermark).collect();
+        let active = said.iter().flatten().filter(|said| said.status == Status::Active).map(|said| said.time).min();
+        let all_idle = said.iter().flatten().map(|said| said.time).max();
+        let mark = |said: &Option<Watermark>| match said {
+            None => Mark::NONE,
+            Some(Watermark { time, status: Status::Active }) => Mark { time: *time, ended: false },
+            Some(Watermark { time, status: Status::Idle }) => {
+                Mark { time: (*time).max(active.or(all_idle).unwrap_or(Micros::MIN)), ended: false }
+            }
+            Some(Watermark { time, status: Status::End }) => Mark { time: *time, ended: true },
+        };
+        said.iter().map(mark).collect()
     }
 
     /// What all tasks of all inputs say together.

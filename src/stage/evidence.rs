@@ -16,7 +16,7 @@ use crate::fidelity::{
 };
 use crate::stage::facts::LEDGER;
 use crate::stage::inlet::is_json;
-use crate::stage::owner::Owner;
+use crate::stage::owner::{Owner, row_of};
 use crate::topology::{Stage, Topology, Work};
 
 /// Compares the books of a pipeline with what its topics hold, of minutes of event time in that range, also while it runs.
@@ -234,7 +234,7 @@ impl Counting {
         }
         let batch = match (&mut self.decoder, &record.batch) {
             (Some(decoder), _) if is_json(message) => {
-                Some(decoder.decode(&RawRows::of([record.payload()].into_iter())).batch)
+                Some(decoder.decode(&RawRows::of([row_of(record)].into_iter())).batch)
             }
             (_, Some(batch)) => Some(batch.clone()),
             _ => arrow::decode(record.value.clone().unwrap_or_default()).ok(),

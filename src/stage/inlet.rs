@@ -22,7 +22,7 @@ use crate::fidelity::{Minute, Said, Sequences, Status};
 use crate::stage::TaskError;
 use crate::stage::origins::{Origins, Rows, SourceRows, dead_message, relative_name};
 use crate::stage::others::OthersInlet;
-use crate::stage::owner::{Owner, SENT, TASK, WATERMARK, has_no_rows};
+use crate::stage::owner::{DELETED_ROW, Owner, SENT, TASK, WATERMARK, has_no_rows, row_of};
 use crate::stage::trace::Traces;
 use crate::time_of_day::now;
 
@@ -130,7 +130,7 @@ pub(super) enum Inlet {
     /// A source connector.
     Source(SourceInlet),
     /// A source that makes rows up.
-    Generator(GeneratorInlet),
+    Generator(Box<GeneratorInlet>),
     /// The results of predecessors.
     Topics(TopicInlet),
     /// A topic of others.
@@ -552,7 +552,8 @@ fn said(record: &Record) -> Option<(u32, Said)> {
 
 /// Whether a message is one row; what it says of itself counts, since a stage's format can be edited.
 pub(super) fn is_json(message: &Message) -> bool {
-    message.record.headers.get("content-type").is_some_and(|value| value.ends_with(b"json"))
+    let headers = &message.record.headers;
+    headers.get("content-type").is_some_and(|value| value.ends_with(b"json")) || headers.get(DELETED_ROW).is_some()
 }
 
 /// The batch of a message, decoded only where it is not in memory.
@@ -570,7 +571,7 @@ fn decode_lines(
     run: Vec<Message>,
     dead_letters: &mut Vec<DeadLetter>,
 ) -> (RecordBatch, Origins) {
-    let raw = RawRows::of(run.iter().map(|message| message.record.payload()));
+    let raw = RawRows::of(run.iter().map(|message| row_of(&message.record)));
     let Decoded { batch, kept, rejects } = decoder.decode(&raw);
     let messages = without_rejects(stage, run, rejects, dead_letters);
     debug_assert_eq!(kept.map_or(batch.num_rows(), |kept| kept.len()), messages.len());

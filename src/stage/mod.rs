@@ -33,7 +33,7 @@ mod worker;
 pub use evidence::audit;
 pub(crate) use facts::is_fact;
 pub(crate) use outlet::results_of;
-pub(crate) use owner::has_no_rows;
+pub(crate) use owner::{has_no_rows, row_of};
 pub(crate) use state::{Held, held};
 pub use task::Error as TaskError;
 pub use worker::{Error, Meters, Options, StageSummary, Stop, Summary, Worker};

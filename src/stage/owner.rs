@@ -17,9 +17,20 @@ pub(super) const SENT: &str = "fidelio-sent";
 /// The header of a message of a row that has the stage that published it.
 pub(super) const SOURCE: &str = "ce_source";
 
+/// The header of a message without a value, which says that a row is deleted: that row, as JSON.
+pub(super) const DELETED_ROW: &str = "fidelio-deleted";
+
+/// The text of the row that a message is, or of the one that is deleted by it.
+pub(crate) fn row_of(record: &Record) -> &[u8] {
+    match &record.value {
+        Some(value) => value,
+        None => record.headers.get(DELETED_ROW).unwrap_or_default(),
+    }
+}
+
 /// Whether a message has no rows, and is only there for what it says of those behind it.
 pub(crate) fn has_no_rows(record: &Record) -> bool {
-    record.value.is_none() && record.headers.get(WATERMARK).is_some()
+    record.value.is_none() && record.headers.get(WATERMARK).is_some() && record.headers.get(DELETED_ROW).is_none()
 }
 
 /// The stage that owns a topic.

@@ -45,7 +45,7 @@ impl Plan {
         Task {
             inlet: self.inlet(lease.task()),
             queries: self.queries(lease.task()),
-            state: self.stage.is_windowed().then(|| StateLog::new(self.bus.clone(), self.state(lease.task()))),
+            state: self.stage.has_state().then(|| StateLog::new(self.bus.clone(), self.state(lease.task()))),
             quiet: Quiet::new(&self.stage),
             outlet: match self.options.unobserved {
                 true => self.outlet(lease.task()).without_books(),
@@ -93,13 +93,13 @@ impl Plan {
         let stage = self.stage.as_ref();
         match &stage.work {
             Work::Source(Source::Topic(spec)) => Inlet::Others(OthersInlet::new(stage, spec, task, self.bus.clone())),
-            Work::Source(Source::Nexmark(spec)) => Inlet::Generator(GeneratorInlet {
+            Work::Source(Source::Nexmark(spec)) => Inlet::Generator(Box::new(GeneratorInlet {
                 stage: stage.full_name.clone(),
                 task,
                 source: Nexmark::new(spec, task, stage.tasks),
                 schema: stage.schema.clone(),
                 taken: 0,
-            }),
+            })),
             Work::Source(Source::Lines(spec)) => Inlet::Source(SourceInlet {
                 stage: stage.name.clone(),
                 source: connector::source(spec, task, stage.tasks),
@@ -151,6 +151,7 @@ impl Plan {
                 Work::Sql(query) => match query.answer() {
                     Answer::Rows(operator) => Results::Rows(operator),
                     Answer::Windows(windows) => Results::Windows(windows),
+                    Answer::Changes(changes) => Results::Changes(changes),
                 },
                 Work::Source(_) | Work::Sink(_) => Results::AsTheyAre,
             },

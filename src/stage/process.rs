@@ -14,7 +14,7 @@ use crate::checkpoint::Checkpoint;
 use crate::codec;
 use crate::failure::{Class, DeadLetter, Reject};
 use crate::fidelity::{Counts, Said, Status, Watermark};
-use crate::operator::{Absorbed, Failed, Nanos, Operator, Output, Windowed, saturated};
+use crate::operator::{Absorbed, Changes, Closed, Failed, Nanos, Operator, Output, State, Windowed, saturated};
 use crate::stage::TaskError;
 use crate::stage::clock::Clock;
 use crate::stage::inlet::LIMIT;
@@ -49,6 +49,19 @@ pub(super) enum Results {
     Rows(Box<dyn Operator>),
     /// Windows, when they close.
     Windows(Box<Windowed>),
+    /// What changes.
+    Changes(Box<Changes>),
+}
+
+impl Results {
+    /// What is kept from batch to batch.
+    pub fn state(&mut self) -> Option<&mut dyn State> {
+        match self {
+            Results::AsTheyAre | Results::Rows(_) => None,
+            Results::Windows(windows) => Some(windows.as_mut()),
+            Results::Changes(changes) => Some(changes.as_mut()),
+        }
+    }
 }
 
 /// What became of what was polled.
@@ -127,9 +140,14 @@ impl Queries {
                     operator.process(processed.rows.input, &processed.rows.batch);
                 processed = Processed { results: batch, lineage: Some(origin), rejects, left_out, ..processed };
             }
-            Results::Windows(windows) => {
-                let Absorbed { rejects, left_out, absorbed } =
-                    windows.absorb(processed.rows.input, &processed.rows.batch)?;
+            Results::Windows(_) | Results::Changes(_) => {
+                let (input, batch) = (processed.rows.input, &processed.rows.batch);
+                let absorbed = match &mut self.results {
+                    Results::Windows(windows) => windows.absorb(input, batch)?,
+                    Results::Changes(changes) => changes.absorb(input, batch)?,
+                    Results::AsTheyAre | Results::Rows(_) => Absorbed::default(),
+                };
+                let Absorbed { rejects, left_out, absorbed } = absorbed;
                 let results = RecordBatch::new_empty(self.stage.schema.clone());
                 processed = Processed { results, lineage: Some(Vec::new()), rejects, left_out, absorbed, ..processed };
             }
@@ -145,21 +163,23 @@ impl Queries {
         Ok(())
     }
 
-    /// Closes the windows that nothing more comes into, and gives what that says of the results behind theirs.
+    /// Takes what comes of the rows so far and of the time that has passed, and gives what that says of the results behind it.
     fn close(&mut self, said: Option<Watermark>, made: &mut Made) -> Result<Option<Watermark>, TaskError> {
-        let Results::Windows(windows) = &mut self.results else { return Ok(said) };
-        let mut closed = windows.correct()?;
-        made.corrected += closed.iter().map(|closed| closed.results.num_rows() as u64).sum::<u64>();
-        let mut says = said;
-        if let Some(Watermark { time, status }) = &mut says {
-            let until = Nanos::from(*time) * NANOS_PER_MICRO;
-            match status {
-                Status::Active | Status::Idle => closed.extend(windows.close(Some(until))?),
-                Status::End => closed.extend(windows.close(None)?),
+        let (closed, says) = match &mut self.results {
+            Results::AsTheyAre | Results::Rows(_) => return Ok(said),
+            Results::Windows(windows) => closed(windows, said, made)?,
+            Results::Changes(changes) => {
+                let mark = changes.advance(self.clock.marks())?;
+                let says = said.map(|said| Watermark { time: said.time.min(mark.time), ..said });
+                (vec![changes.given()?], says)
             }
-            *time = saturated(windows.first_open().div_euclid(NANOS_PER_MICRO));
-        }
-        closed.extend(windows.early()?);
+        };
+        self.yielded(closed, made)?;
+        Ok(says)
+    }
+
+    /// Makes results of what was yielded, and dead letters of what could not be.
+    fn yielded(&mut self, closed: Vec<Closed>, made: &mut Made) -> Result<(), TaskError> {
         let mut results = Vec::new();
         for closed in closed {
             results.push(closed.results);
@@ -182,7 +202,7 @@ impl Queries {
             made.parts.push(part);
             self.emitted += emitted;
         }
-        Ok(says)
+        Ok(())
     }
 
     /// Where the rows come from that windows yield next.
@@ -202,6 +222,27 @@ impl Queries {
         }
         if late.is_empty() { Ok(processed) } else { processed.without(late) }
     }
+}
+
+/// Closes the windows that nothing more comes into.
+fn closed(
+    windows: &mut Windowed,
+    said: Option<Watermark>,
+    made: &mut Made,
+) -> Result<(Vec<Closed>, Option<Watermark>), TaskError> {
+    let mut closed = windows.correct()?;
+    made.corrected += closed.iter().map(|closed| closed.results.num_rows() as u64).sum::<u64>();
+    let mut says = said;
+    if let Some(Watermark { time, status }) = &mut says {
+        let until = Nanos::from(*time) * NANOS_PER_MICRO;
+        match status {
+            Status::Active | Status::Idle => closed.extend(windows.close(Some(until))?),
+            Status::End => closed.extend(windows.close(None)?),
+        }
+        *time = saturated(windows.first_open().div_euclid(NANOS_PER_MICRO));
+    }
+    closed.extend(windows.early()?);
+    Ok((closed, says))
 }
 
 impl Processed {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ::arrow::array::{Array, AsArray, BooleanArray, UInt32Array};
 use ::arrow::record_batch::RecordBatch;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use crate::bus::{Headers, Micros, Outgoing, Packer, Record, Topic, TopicPartition};
 use crate::codec::{self, json};
@@ -13,7 +13,7 @@ use crate::fidelity::Said;
 use crate::stage::TaskError;
 use crate::stage::keys::{self, Keys};
 use crate::stage::outlet::{HEADROOM_BYTES, source};
-use crate::stage::owner::{SENT, SOURCE, TASK, WATERMARK};
+use crate::stage::owner::{DELETED_ROW, SENT, SOURCE, TASK, WATERMARK};
 use crate::stage::process::Processed;
 use crate::stage::trace::{self, Context};
 use crate::topology::Stage;
@@ -30,6 +30,8 @@ pub(super) struct Published {
     keyless: Keyless,
     /// The column that is true for rows whose message has no value.
     tombstone: Option<usize>,
+    /// Whether that column, and the value of such rows, are of use to whoever reads the topic.
+    replaces: bool,
     /// Whether messages of a row say which task has published them.
     names_task: bool,
     attributes: Attributes,
@@ -87,7 +89,8 @@ impl Published {
             format: stage.format,
             event_time: stage.event_time.map(|time| time.column),
             keyless: Keyless::Home,
-            tombstone: None,
+            tombstone: stage.identity().map(|_| stage.schema.fields().len() - 1),
+            replaces: stage.identity().is_some(),
             // How many tasks there are of what reads a topic of others can change.
             names_task: stage.tasks > 1 || stage.reads().is_some(),
             attributes: Attributes::of(stage),
@@ -101,6 +104,7 @@ impl Published {
             format: Format::Json,
             keyless: Keyless::Spread,
             tombstone: sink.tombstone.as_ref().and_then(|name| stage.schema.index_of(&name.value).ok()),
+            replaces: false,
             names_task: false,
             ..Self::results(stage)
         }
@@ -141,12 +145,15 @@ impl Published {
                     let to = self.topic.partition(number);
                     let time = self.event_time.and_then(|column| batch.columns().get(column));
                     let micros = |row| time.and_then(|column| codec::time::micros_at(column, row));
-                    self.for_each_json(&batch, by, |row, mut record| {
+                    self.for_each_json(&batch, by, |row, mut record, gone| {
                         let result = result(&rows, row);
                         let origin = part.origin(result);
                         let ordinal = ordinals.get(result).copied().unwrap_or(0);
                         self.attributes.put(&mut headers, record.value.is_some(), micros(row));
                         headers.write("ce_id", format_args!("{}/results/{ordinal}", part.rows.origins.origin(origin)));
+                        if let Some(gone) = gone {
+                            headers.put(DELETED_ROW, &gone);
+                        }
                         if self.names_task {
                             headers.write(TASK, format_args!("{}", by.task));
                         }
@@ -205,24 +212,28 @@ impl Published {
         silent
     }
 
-    /// Gives for each row a message with its key and its value.
+    /// Gives for each row a message with its key and its value; and the value of a row that is deleted, which the message has not.
     fn for_each_json(
         &self,
         batch: &RecordBatch,
         by: Publisher,
-        mut each: impl FnMut(usize, Record),
+        mut each: impl FnMut(usize, Record, Option<Bytes>),
     ) -> Result<(), TaskError> {
         let mut keys = Keys::new(batch, &self.key)?;
         let (gone, values) = match self.tombstone {
             Some(column) => {
-                (batch.columns().get(column).and_then(|column| column.as_boolean_opt()), without(batch, column)?)
+                let values = if self.replaces { batch.clone() } else { without(batch, column)? };
+                (batch.columns().get(column).and_then(|column| column.as_boolean_opt()), values)
             }
             None => (None, batch.clone()),
         };
         let is_gone = |gone: &BooleanArray, row: usize| gone.is_valid(row) && gone.value(row);
         let mut text = BytesMut::with_capacity(KEY_BYTES * batch.num_rows());
         for (row, value) in json::rows_to_text(&values)?.into_iter().enumerate() {
-            let value = (!gone.is_some_and(|gone| is_gone(gone, row))).then_some(value);
+            let (value, deleted) = match gone.is_some_and(|gone| is_gone(gone, row)) {
+                true => (None, Some(value).filter(|_| self.replaces)),
+                false => (Some(value), None),
+            };
             let key = match self.keyless {
                 _ if self.key.is_empty() => None,
                 Keyless::Spread if keys.is_null(row) => None,
@@ -231,7 +242,7 @@ impl Published {
                     Some(text.split().freeze())
                 }
             };
-            each(row, Record { key, value, rows: 1, arrived: by.arrived, ..Record::default() });
+            each(row, Record { key, value, rows: 1, arrived: by.arrived, ..Record::default() }, deleted);
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What open windows hold, on `.private.state`: with each commit what has come into them, and now and then, a little with each
+//! What a query keeps, on `.private.state`: with each commit what has come and gone since the last one, and now and then, a little with each
 //! commit, all of it, so that what is before that is needed no longer.
 //!
 //! A message is a chunk of what a leaf of the query keeps, as an Arrow IPC stream in which a column with the same value
@@ -19,8 +19,7 @@ use bytes::BytesMut;
 use crate::bus::{self, Bus, Channel, Limit, Log, Message, Outgoing, Record, TopicPartition};
 use crate::checkpoint::{self, Checkpoint, Windows};
 use crate::codec::arrow;
-use crate::operator::{Chunk, Nanos, Windowed};
-use crate::sql::Answer;
+use crate::operator::{Chunk, Piece, State};
 use crate::stage::TaskError;
 use crate::stage::outlet::HEADROOM_BYTES;
 use crate::time_of_day::now;
@@ -76,7 +75,7 @@ pub(super) struct StateLog {
 struct Snapshot {
     /// The number of its first message.
     first: u64,
-    left: VecDeque<Chunk>,
+    left: VecDeque<Piece>,
     /// Bytes that were written since it began.
     bytes: u64,
 }
@@ -103,28 +102,28 @@ impl StateLog {
     }
 
     /// Where the state is once what was taken along is committed.
-    pub fn saved(&self, open: &Windowed) -> Windows {
-        let closed = Some(open.closed()).filter(|closed| *closed > Nanos::MIN).map(|closed| closed.to_string());
-        Windows { version: VERSION, first: self.first, next: self.next, closed, keeps: open.keeps().to_vec() }
+    pub fn saved(&self, kept: &dyn State) -> Windows {
+        let (closed, keeps) = (kept.closed(), kept.keeps().to_vec());
+        Windows { version: VERSION, first: self.first, next: self.next, closed, keeps }
     }
 
     /// What a commit takes along of the state.
-    pub fn changes(&mut self, windows: &mut Windowed) -> Result<Changes, TaskError> {
+    pub fn changes(&mut self, kept: &mut dyn State) -> Result<Changes, TaskError> {
         let mut changes = Changes::default();
-        let fresh = windows.fresh()?;
+        let fresh = kept.fresh()?;
         let mut written = 0;
         for chunk in fresh {
             written += self.put(&chunk, None, &mut changes.records)?;
         }
         self.bytes += written;
-        if self.snapshot.is_none() && self.bytes > 2 * windows.bytes() as u64 + self.sizes.slack_bytes {
-            let left = windows.chunks().flat_map(|chunk| pieces(chunk, self.sizes.piece_rows)).collect();
+        if self.snapshot.is_none() && self.bytes > 2 * kept.bytes() as u64 + self.sizes.slack_bytes {
+            let left = kept.pieces(self.sizes.piece_rows);
             self.snapshot = Some(Snapshot { first: self.next, left, bytes: 0 });
         } else if let Some(snapshot) = &mut self.snapshot {
             snapshot.bytes += written;
         }
         if let Some(snapshot) = self.snapshot.take() {
-            self.go_on(snapshot, self.sizes.piece_bytes.max(2 * written), windows, &mut changes)?;
+            self.go_on(snapshot, self.sizes.piece_bytes.max(2 * written), kept, &mut changes)?;
         }
         Ok(changes)
     }
@@ -134,14 +133,14 @@ impl StateLog {
         &mut self,
         mut snapshot: Snapshot,
         enough: u64,
-        windows: &Windowed,
+        kept: &dyn State,
         changes: &mut Changes,
     ) -> Result<(), TaskError> {
         let mut now = 0;
         while now < enough
-            && let Some(chunk) = snapshot.left.pop_front()
+            && let Some(piece) = snapshot.left.pop_front()
         {
-            if let Some(chunk) = windows.still_open(chunk)? {
+            if let Some(chunk) = kept.still_kept(piece)? {
                 now += self.put(&chunk, Some(snapshot.first), &mut changes.records)?;
             }
         }
@@ -183,9 +182,9 @@ impl StateLog {
     }
 
     /// Reads what a checkpoint says that there is.
-    pub async fn restore(&mut self, saved: &Windows, windows: &mut Windowed) -> Result<(), TaskError> {
+    pub async fn restore(&mut self, saved: &Windows, kept: &mut dyn State) -> Result<(), TaskError> {
         let log: &dyn Log = self.bus.as_ref();
-        let bytes = read(log, &self.at, saved, windows).await?;
+        let bytes = read(log, &self.at, saved, kept).await?;
         (self.first, self.next, self.bytes, self.spare, self.snapshot) = (saved.first, saved.next, bytes, 0, None);
         Ok(())
     }
@@ -199,15 +198,15 @@ impl StateLog {
 }
 
 /// Reads what a checkpoint says that there is, and gives how many bytes that were.
-async fn read(log: &dyn Log, at: &TopicPartition, saved: &Windows, windows: &mut Windowed) -> Result<u64, TaskError> {
+async fn read(log: &dyn Log, at: &TopicPartition, saved: &Windows, kept: &mut dyn State) -> Result<u64, TaskError> {
     if saved.version != VERSION {
         return Err(damaged(
             at,
             &format!("it is of version {}, and this program reads version {VERSION}", saved.version),
         ));
     }
-    if saved.keeps != windows.keeps() {
-        let (was, is) = (saved.keeps.join(" and "), windows.keeps().join(" and "));
+    if saved.keeps != kept.keeps() {
+        let (was, is) = (saved.keeps.join(" and "), kept.keeps().join(" and "));
         return Err(checkpoint::Error::Keeps { was, is }.into());
     }
     let mut bytes = 0;
@@ -218,15 +217,11 @@ async fn read(log: &dyn Log, at: &TopicPartition, saved: &Windows, windows: &mut
         bytes += message.record.payload().len() as u64;
         chunks.add(&message).map_err(|what| TaskError::State { partition: at.clone(), what })?;
     }
-    let closed = match &saved.closed {
-        Some(closed) => closed.parse().map_err(|_| damaged(at, "the checkpoint does not say when windows closed"))?,
-        None => Nanos::MIN,
-    };
-    windows.restore(closed, chunks.read)?;
+    kept.restore(saved.closed.as_deref(), chunks.read)?;
     Ok(bytes)
 }
 
-/// What the open windows of a task hold.
+/// What a task keeps.
 pub(crate) struct Held {
     /// The number of the task.
     pub task: u32,
@@ -237,7 +232,7 @@ pub(crate) struct Held {
 /// How often it is looked again where a running worker has gone on meanwhile.
 const LOOKS: u32 = 5;
 
-/// What the open windows of a stage hold, as its tasks have committed it.
+/// What a stage keeps, as its tasks have committed it.
 pub(crate) async fn held(log: &dyn Log, stage: &Stage) -> Result<Vec<Held>, TaskError> {
     let (checkpoints, state) = (stage.topic(Channel::Checkpoint), stage.topic(Channel::State));
     let mut held = Vec::new();
@@ -262,11 +257,11 @@ async fn of_task(
     state: &TopicPartition,
 ) -> Result<Vec<RecordBatch>, TaskError> {
     let Work::Sql(query) = &stage.work else { return Ok(Vec::new()) };
-    let Answer::Windows(mut windows) = query.answer() else { return Ok(Vec::new()) };
+    let Some(mut kept) = query.state() else { return Ok(Vec::new()) };
     let Some(last) = log.last(checkpoint).await? else { return Ok(Vec::new()) };
     let Some(saved) = Checkpoint::decode(last.record.payload())?.windows else { return Ok(Vec::new()) };
-    read(log, state, &saved, &mut windows).await?;
-    Ok(windows.merged()?)
+    read(log, state, &saved, kept.as_mut()).await?;
+    Ok(kept.shown()?)
 }
 
 fn damaged(at: &TopicPartition, what: &str) -> TaskError {
@@ -318,12 +313,6 @@ fn changed(
     }
     let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
-}
-
-fn pieces(chunk: Chunk, piece_rows: usize) -> Vec<Chunk> {
-    let rows = chunk.rows.num_rows();
-    let piece = |start| Chunk { leaf: chunk.leaf, rows: chunk.rows.slice(start, piece_rows.min(rows - start)) };
-    (0..rows).step_by(piece_rows).map(piece).collect()
 }
 
 fn number(message: &Message, name: &str) -> Option<u64> {

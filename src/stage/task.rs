@@ -20,7 +20,7 @@ use crate::stage::diary::Diary;
 use crate::stage::facts::{News, Place};
 use crate::stage::inlet::{Arrived, COMMIT, Inlet, Polled};
 use crate::stage::outlet::{Encoded, Moments, Outlet};
-use crate::stage::process::{Made, Queries, Results};
+use crate::stage::process::{Made, Queries};
 use crate::stage::signals::{Quiet, Signals};
 use crate::stage::spans::Spans;
 use crate::stage::state::{Changes, StateLog};
@@ -55,7 +55,7 @@ pub(super) struct Task {
     pub committed: Checkpoint,
     /// What it has written since its last commit.
     pub written: Written,
-    /// What its open windows hold, where it has windows.
+    /// What it keeps from batch to batch, where it does.
     pub state: Option<StateLog>,
     /// Whether those behind it were told that nothing comes for now.
     pub quiet: Quiet,
@@ -86,11 +86,11 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
-    /// Its open windows would take more memory than they may.
+    /// What it keeps would take more memory than it may.
     #[error(
-        "its open windows take {} of memory, and may take {}: raise state_limit in the stage; close windows earlier, with \
-             a smaller out_of_orderness where event_time is set; or divide the rows among more partitions. It goes on from its last \
-             commit then",
+        "what it keeps takes {} of memory, and may take {}: raise state_limit in the stage; keep less, by closing windows earlier, with \
+             a smaller out_of_orderness where event_time is set, or by a shorter state_ttl; or divide the rows among more partitions. \
+             It goes on from its last commit then",
         DecimalBytes(*.bytes as u64),
         DecimalBytes(*.limit as u64)
     )]
@@ -252,13 +252,11 @@ impl Task {
         Ok(())
     }
 
-    /// Reads what was in windows that were open.
+    /// Reads what was kept.
     async fn restore(&mut self) -> Result<(), Error> {
-        let (Some(state), Results::Windows(windows)) = (&mut self.state, &mut self.queries.results) else {
-            return Ok(());
-        };
+        let (Some(state), Some(kept)) = (&mut self.state, self.queries.results.state()) else { return Ok(()) };
         let Some(saved) = &self.committed.windows else { return Ok(()) };
-        state.restore(saved, windows).await
+        state.restore(saved, kept).await
     }
 
     /// Says what is gone, once it is committed that the task goes on without it.
@@ -388,19 +386,19 @@ impl Task {
         Ok(())
     }
 
-    /// What came into windows and goes with the next commit.
+    /// What is kept that was not, and no longer what was, and goes with the next commit.
     fn changes(&mut self) -> Result<Changes, Error> {
-        let (Some(state), Results::Windows(windows)) = (&mut self.state, &mut self.queries.results) else {
+        let (Some(state), Some(kept)) = (&mut self.state, self.queries.results.state()) else {
             return Ok(Changes::default());
         };
-        let held = Held { rows: windows.rows(), bytes: windows.bytes(), limit: self.queries.stage.state_limit };
+        let held = Held { rows: kept.rows(), bytes: kept.bytes(), limit: self.queries.stage.state_limit };
         self.meter.holds(held);
         let Held { bytes, limit, .. } = held;
         if bytes > limit {
             return Err(Error::StateLimit { bytes, limit });
         }
-        let changes = state.changes(windows)?;
-        self.committed.windows = Some(state.saved(windows));
+        let changes = state.changes(kept)?;
+        self.committed.windows = Some(state.saved(kept));
         Ok(changes)
     }
 

@@ -557,7 +557,7 @@ impl Registry {
             restarts: counter(&RESTARTS),
             gone: counter(&GONE),
             // What a task does not have is not shown as nothing.
-            state: stage.is_windowed().then(|| [&STATE_ROWS, &STATE, &STATE_LIMIT].map(gauge)),
+            state: stage.has_state().then(|| [&STATE_ROWS, &STATE, &STATE_LIMIT].map(gauge)),
             watermark: stage.is_heard.then(|| gauge(&WATERMARK)),
         }
     }

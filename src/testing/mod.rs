@@ -16,6 +16,7 @@ use crate::codec::{self, Decoder as _, RawRows, json};
 use crate::config::{Row, Test};
 use crate::failure::DeadLetter;
 use crate::fidelity::Counts;
+use crate::operator::DELETED;
 use crate::stage::{self, Options, Worker, is_fact};
 use crate::telemetry::Registry;
 use crate::topology::{Stage, Topology};
@@ -141,7 +142,11 @@ fn decode(stage: &Stage, rows: &[Row]) -> Result<RecordBatch, Error> {
     let mut text = Vec::new();
     for row in rows {
         let start = text.len() as u32;
-        serde_json::to_writer(&mut text, &row.values)?;
+        let mut values = row.values.clone();
+        if stage.identity().is_some() {
+            values.entry(DELETED).or_insert(Value::from(false));
+        }
+        serde_json::to_writer(&mut text, &values)?;
         raw.rows.push(start..text.len() as u32);
         text.push(b'\n');
     }
@@ -179,7 +184,7 @@ async fn results(bus: &Memory, stage: &Stage) -> Result<Vec<Value>, Error> {
                     values.push(serde_json::from_slice(&row)?);
                 }
             }
-            None => values.push(serde_json::from_slice(message.record.payload())?),
+            None => values.push(serde_json::from_slice(stage::row_of(&message.record))?),
         }
     }
     Ok(values)

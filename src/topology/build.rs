@@ -14,12 +14,12 @@ use crate::config::{self, Fault, Hole, Holes, Pipeline, Retention, Spanned, quot
 use crate::connector;
 use crate::fidelity::Objective;
 use crate::operator::Also;
-use crate::sql::{Engine, Query, Spread};
+use crate::sql::{Engine, Keep, Query, Spread};
 
 /// The longest name that a topic can have on the buses there are.
 const MAX_TOPIC_NAME: usize = 249;
 
-/// Bytes of memory that the open windows of a task may take where the stage does not say it.
+/// Bytes of memory that what a task keeps may take where the stage does not say it.
 const STATE_LIMIT: usize = 1_000_000_000;
 
 /// Puts the stages of a pipeline together; `holes` says what of them is not known.
@@ -77,7 +77,7 @@ fn heard(mut stages: Vec<Stage>) -> Vec<Stage> {
     for stage in stages.iter_mut().rev() {
         let is_awaited = awaited.contains(&stage.name);
         stage.is_heard = is_awaited || timed.contains(&stage.name);
-        if is_awaited || stage.is_windowed() {
+        if is_awaited || stage.has_state() {
             awaited.extend(stage.from.iter().cloned());
         }
     }
@@ -231,10 +231,12 @@ impl<'a> Builder<'a> {
         }
         let inputs = self.inputs(index, stage);
         let (work, contract) = self.work(stage, inputs.as_deref());
-        let is_windowed = matches!(&work, Some(Work::Sql(query)) if query.is_windowed());
+        let has_state = matches!(&work, Some(Work::Sql(query)) if query.has_state());
         match (&work, &stage.work) {
-            (Some(Work::Sql(query)), config::Work::Sql(sql)) if is_windowed => self.check_windows(index, sql, query),
-            (Some(_), _) => self.refuse_limit(stage),
+            (Some(Work::Sql(query)), config::Work::Sql(sql)) if has_state => self.check_state(index, stage, sql, query),
+            // What a sink cannot have was said already.
+            (Some(Work::Sink(_)), _) => {}
+            (Some(_), _) => self.refuse_limits(stage),
             (None, _) => {}
         }
         if let Some(slot) = self.contracts.get_mut(index) {
@@ -247,6 +249,7 @@ impl<'a> Builder<'a> {
             return None;
         };
         let key = self.key(stage, &contract);
+        let key = self.key_of_replaced(stage, &contract, key);
         let event_time = stage.event_time.as_ref();
         let event_time = event_time.and_then(|it| contract::event_time(&contract, it, &mut self.faults));
         let times_of_inputs = self.times_of_inputs(index);
@@ -254,9 +257,12 @@ impl<'a> Builder<'a> {
         if let Some(slot) = self.times.get_mut(index) {
             *slot = time;
         }
+        if let Some(Some(slot)) = self.contracts.get_mut(index) {
+            slot.time = time;
+        }
         let events = self.events(stage, &contract);
         let full_name = format!("{}.{}", prefix(pipeline), stage.name.value);
-        let topics = topics(&full_name, counts, self.retention(stage), is_windowed);
+        let topics = topics(&full_name, counts, self.retention(stage), has_state);
         Some(Stage {
             name: stage.name.value.as_str().into(),
             full_name: full_name.into(),
@@ -314,27 +320,71 @@ impl<'a> Builder<'a> {
         spread.collect()
     }
 
-    /// That a stage without windows has no limit of what they hold.
-    fn refuse_limit(&mut self, stage: &config::Stage) {
-        if let Some(limit) = &stage.state_limit {
-            let message = "the stage has no windows, and so nothing that would be limited";
-            self.faults.push(Fault::new(limit.span.clone(), message).help("leave it out"));
+    /// That a stage that keeps nothing has no limits of what it keeps.
+    fn refuse_limits(&mut self, stage: &config::Stage) {
+        let limits = [stage.state_limit.as_ref().map(|it| &it.span), stage.state_ttl.as_ref().map(|it| &it.span)];
+        for span in limits.into_iter().flatten() {
+            let message = "the stage keeps no rows from one to the next, and so nothing that would be limited";
+            self.faults.push(Fault::new(span.clone(), message).help("leave it out"));
         }
     }
 
-    /// That the windows of a query can close, and that each has all its rows in one task.
-    fn check_windows(&mut self, index: usize, sql: &config::Sql, query: &Query) {
-        if let Some(source) = windows::timeless(&self.pipeline.stages, &self.feeders, index) {
-            let message =
-                format!("its windows would never close: {} does not say when its events happen", quoted(&source.name));
+    /// That what a query keeps has an end, and that rows which are put together come to one task.
+    fn check_state(&mut self, index: usize, stage: &config::Stage, sql: &config::Sql, query: &Query) {
+        let timeless = windows::timeless(&self.pipeline.stages, &self.feeders, index);
+        let ttl = stage.state_ttl.as_ref();
+        let (span, never) = match (query.is_windowed(), ttl) {
+            (true, _) => (&sql.span, "its windows would never close"),
+            (false, Some(ttl)) => (&ttl.span, "no time would ever pass"),
+            (false, None) => (&sql.span, ""),
+        };
+        if let Some(source) = timeless.filter(|_| !never.is_empty()) {
+            let message = format!("{never}: {} does not say when its events happen", quoted(&source.name));
             let help = format!(
                 "say it there: event_time = {{ column = \"…\", out_of_orderness = \"1m\" }} in [stages.{}]",
                 source.name.value
             );
-            self.faults.push(Fault::new(sql.span.clone(), message).help(help));
+            self.faults.push(Fault::new(span.clone(), message).help(help));
+        }
+        if let Some(ttl) = ttl.filter(|_| query.is_windowed()) {
+            let fault = Fault::new(ttl.span.clone(), "windows are kept until they close, however long that is");
+            self.faults.push(fault.help("leave it out"));
         }
         let found = query.spread_faults(&self.spread(index));
         self.faults.extend(found.into_iter().map(|fault| contract::of_sql(sql, &self.pipeline.text, fault)));
+    }
+
+    /// The key of results that replace one another: what tells them apart, or a part of that.
+    fn key_of_replaced(&mut self, stage: &config::Stage, contract: &Contract, key: Vec<usize>) -> Vec<usize> {
+        let (Some(identity), config::Work::Sql(_)) = (&contract.identity, &stage.work) else { return key };
+        let is_plain = |column: &usize| !contract.schema.field(*column).data_type().is_nested();
+        if stage.key.is_empty() {
+            return if identity.iter().all(is_plain) { identity.clone() } else { key };
+        }
+        let columns: Vec<&str> = identity.iter().map(|column| contract.schema.field(*column).name().as_str()).collect();
+        let apart = columns.join("`, `");
+        for (name, column) in stage.key.iter().zip(&key).filter(|(_, column)| !identity.contains(column)) {
+            let shown = if contract.secret { "other columns".to_owned() } else { format!("`{apart}`") };
+            let message = format!(
+                "results replace one another by {shown}, and `{}` can be another one then: in another partition, nobody would know \
+                 which is the latest",
+                contract.schema.field(*column).name()
+            );
+            let fault = Fault::new(name.span.clone(), message);
+            self.faults
+                .push(fault.help("take the key from among these columns, or leave it out: they are the key then"));
+        }
+        if stage.format == config::Format::Json
+            && key.len() < identity.len()
+            && let Some(first) = stage.key.first()
+        {
+            let fault = Fault::new(
+                first.span.clone(),
+                "a message replaces the one before it of the same key, and this is a part of it",
+            );
+            self.faults.push(fault.help(format!("name all columns that tell results apart: `{apart}`")));
+        }
+        key
     }
 
     /// The key of a stage's results, or of the messages that a sink writes.
@@ -384,7 +434,7 @@ impl<'a> Builder<'a> {
             config::Work::Source(source) => {
                 let contract = match &source.value {
                     config::Source::Nexmark(nexmark) => {
-                        Some(Contract { schema: connector::nexmark::schema(nexmark.event), secret: false })
+                        Some(Contract::of(connector::nexmark::schema(nexmark.event), false))
                     }
                     _ => self.declared(stage),
                 };
@@ -429,7 +479,7 @@ impl<'a> Builder<'a> {
             return None;
         }
         let schema = contract::declared(self.engine, &stage.schema, &self.pipeline.text, &mut self.faults)?;
-        Some(Contract { schema, secret: false })
+        Some(Contract::of(schema, false))
     }
 
     /// The query of a stage, under the contract that it declares if it does.
@@ -440,13 +490,17 @@ impl<'a> Builder<'a> {
         stage: &config::Stage,
         declared: Option<&Contract>,
     ) -> Option<(Query, Contract)> {
-        let planned = Planned { sql, inputs, text: &self.pipeline.text };
+        let keep = Keep {
+            ttl: stage.state_ttl.as_ref().map(|ttl| Micros::try_from(ttl.value.as_micros()).unwrap_or(Micros::MAX)),
+        };
+        let planned = Planned { sql, inputs, text: &self.pipeline.text, keep };
         let mut query = planned.plan(self.engine, &mut self.faults)?;
         if let Some(declared) = declared {
             query = planned.under(query, &declared.schema, &stage.schema, &mut self.faults)?;
         }
         query = self.also(query, stage)?;
-        let contract = Contract { schema: Arc::clone(&query.schema), secret: planned.secret() };
+        let identity = query.identity().map(<[usize]>::to_vec);
+        let contract = Contract { identity, ..Contract::of(Arc::clone(&query.schema), planned.secret()) };
         Some((query, contract))
     }
 
@@ -476,14 +530,16 @@ impl<'a> Builder<'a> {
 
     /// The domain events of a stage: queries over its own results.
     fn events(&mut self, stage: &config::Stage, contract: &Contract) -> Vec<(Arc<str>, Query)> {
-        let inputs = [(stage.name.value.as_str(), contract.clone())];
+        // An event is about a result that was published, whatever becomes of it later.
+        let inputs = [(stage.name.value.as_str(), Contract { identity: None, ..contract.clone() })];
         let mut events = Vec::new();
         for event in &stage.events {
-            let planned = Planned { sql: &event.sql, inputs: &inputs, text: &self.pipeline.text };
+            let keep = Keep::default();
+            let planned = Planned { sql: &event.sql, inputs: &inputs, text: &self.pipeline.text, keep };
             match planned.plan(self.engine, &mut self.faults) {
-                Some(query) if query.is_windowed() => {
+                Some(query) if query.has_state() => {
                     let fault =
-                        Fault::new(event.sql.span.clone(), "an event is about one result, and this is about windows");
+                        Fault::new(event.sql.span.clone(), "an event is about one result, and this is about several");
                     self.faults.push(fault.help("give the query a stage of its own, and that stage the event"));
                 }
                 Some(query) => events.push((event.name.value.as_str().into(), query)),

@@ -8,12 +8,16 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use super::EventTime;
 use crate::bus::Micros;
 use crate::config::{self, Column, Fault, LineFormat, Spanned, Sql};
-use crate::sql::{self, Engine, Query};
+use crate::sql::{self, Engine, Input, Keep, Query};
 
 /// The schema of a stage's results.
 #[derive(Debug, Clone)]
 pub(super) struct Contract {
     pub schema: SchemaRef,
+    /// The columns that tell rows apart that replace one another; the last column says which are deleted then.
+    pub identity: Option<Vec<usize>>,
+    /// The column with the event time.
+    pub time: Option<usize>,
     /// Whether the environment had a say in the names of the columns, so that they must not be shown.
     pub secret: bool,
 }
@@ -40,6 +44,25 @@ pub(super) struct Planned<'a> {
     pub inputs: &'a [(&'a str, Contract)],
     /// The text of the pipeline file.
     pub text: &'a str,
+    /// How the stage keeps rows.
+    pub keep: Keep,
+}
+
+impl Contract {
+    /// Rows with these columns that stay as they are.
+    pub(super) fn of(schema: SchemaRef, secret: bool) -> Self {
+        Self { schema, identity: None, time: None, secret }
+    }
+
+    /// What a query knows of such rows under that name.
+    fn input<'a>(&self, name: &'a str) -> Input<'a> {
+        let columns = self.schema.fields().len() - usize::from(self.identity.is_some());
+        let schema = match self.schema.project(&(0..columns).collect::<Vec<_>>()) {
+            Ok(schema) => Arc::new(schema),
+            Err(_) => Arc::clone(&self.schema),
+        };
+        Input { name, schema, identity: self.identity.clone(), time: self.time.filter(|time| *time < columns) }
+    }
 }
 
 impl Planned<'_> {
@@ -50,9 +73,8 @@ impl Planned<'_> {
 
     /// Plans the query.
     pub(super) fn plan(&self, engine: &Engine, faults: &mut Vec<Fault>) -> Option<Query> {
-        let inputs: Vec<(&str, SchemaRef)> =
-            self.inputs.iter().map(|(name, input)| (*name, Arc::clone(&input.schema))).collect();
-        let found = match engine.plan(&self.sql.text, &inputs) {
+        let inputs: Vec<Input<'_>> = self.inputs.iter().map(|(name, input)| input.input(name)).collect();
+        let found = match engine.plan_over(&self.sql.text, &inputs, &self.keep) {
             Ok(query) => return Some(query),
             Err(found) => found,
         };
@@ -180,7 +202,8 @@ pub(super) fn merged(
             field.set_nullable(field.is_nullable() || theirs.is_nullable());
         }
     }
-    sound.then(|| Contract { schema: Arc::new(Schema::new(agreed)), secret })
+    let identity = first.identity.clone();
+    sound.then(|| Contract { identity, ..Contract::of(Arc::new(Schema::new(agreed)), secret) })
 }
 
 /// How the columns of the second differ from those of the first.
@@ -232,7 +255,7 @@ mod tests {
     fn contract(columns: &[(&str, DataType, bool)]) -> Contract {
         let fields: Vec<Field> =
             columns.iter().map(|(name, kind, nullable)| Field::new(*name, kind.clone(), *nullable)).collect();
-        Contract { schema: Arc::new(Schema::new(fields)), secret: false }
+        Contract::of(Arc::new(Schema::new(fields)), false)
     }
 
     fn names(names: &[&str]) -> Vec<Spanned<String>> {

@@ -52,7 +52,7 @@ pub struct Stage {
     pub time: Option<usize>,
     /// For each of its predecessors the same of that one's results.
     pub times_of_inputs: Vec<Option<usize>>,
-    /// Bytes of memory that the open windows of a task may take.
+    /// Bytes of memory that what a task keeps may take.
     pub state_limit: usize,
     /// What is promised of its minutes.
     pub slo: Option<Objective>,
@@ -128,9 +128,23 @@ impl Topology {
 }
 
 impl Stage {
-    /// Whether its results are those of windows that have closed, so that it has state.
+    /// Whether its results are those of windows that have closed.
     pub fn is_windowed(&self) -> bool {
         matches!(&self.work, Work::Sql(query) if query.is_windowed())
+    }
+
+    /// Whether it keeps rows from batch to batch.
+    pub fn has_state(&self) -> bool {
+        matches!(&self.work, Work::Sql(query) if query.has_state())
+    }
+
+    /// The columns that tell results apart that replace one another; `None` where none is ever replaced. The last column of the
+    /// results says which are deleted then.
+    pub fn identity(&self) -> Option<&[usize]> {
+        match &self.work {
+            Work::Sql(query) => query.identity(),
+            Work::Source(_) | Work::Sink(_) => None,
+        }
     }
 
     /// The topic of a channel of it.

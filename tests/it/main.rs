@@ -16,6 +16,7 @@ mod grafana;
 mod kafka;
 mod kill;
 mod lag;
+mod nexmark;
 mod overlap;
 mod page;
 mod pipeline_tests;

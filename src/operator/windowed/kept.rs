@@ -2,17 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
-use std::sync::Arc;
 
-use arrow::compute::concat_batches;
-use arrow::datatypes::SchemaRef;
-use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
-use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 
-use super::leaf::{self, LeafExec};
 use super::place::Nanos;
+use crate::operator::sums::Sums;
 
 /// The rows of windows, by the ends of the windows.
 pub(super) type ByEnd = BTreeMap<Nanos, Vec<RecordBatch>>;
@@ -52,56 +47,6 @@ pub(super) trait Kept: Debug + Send + Sync {
     fn bytes(&self) -> usize;
 }
 
-/// What adds up the rows of a group, where they are added up.
-#[derive(Debug)]
-pub(super) struct Sums {
-    schema: SchemaRef,
-    by: Option<Arc<AggregateExec>>,
-}
-
-impl Sums {
-    /// Of rows of that schema, which are left as they are if there is nothing to add them up by.
-    pub(super) fn new(schema: &SchemaRef, by: Option<&Arc<AggregateExec>>) -> Self {
-        Self { schema: Arc::clone(schema), by: by.cloned() }
-    }
-
-    /// Whether rows are added up.
-    pub(super) fn any(&self) -> bool {
-        self.by.is_some()
-    }
-
-    /// All rows in one batch, as they are.
-    pub(super) fn concat<'a>(
-        &self,
-        batches: impl IntoIterator<Item = &'a RecordBatch>,
-    ) -> Result<RecordBatch, ArrowError> {
-        concat_batches(&self.schema, batches)
-    }
-
-    /// The rows of each group added up to one.
-    pub(super) fn of(&self, batches: Vec<RecordBatch>) -> Result<RecordBatch> {
-        let Some(by) = &self.by else { return Ok(self.concat(&batches)?) };
-        let leaf = Arc::new(LeafExec::new(0, &self.schema, Vec::new()));
-        let plan = AggregateExec::try_new(
-            AggregateMode::PartialReduce,
-            by.group_expr().as_final(),
-            by.aggr_expr().to_vec(),
-            vec![None; by.aggr_expr().len()],
-            leaf,
-            by.input_schema(),
-        )?;
-        Ok(self.concat(&leaf::step(&plan, 0, batches)?)?)
-    }
-
-    /// The same, where there is more than one batch of such as were.
-    pub(super) fn of_several(&self, mut batches: Vec<RecordBatch>) -> Result<RecordBatch> {
-        match (batches.pop(), batches.is_empty()) {
-            (Some(only), true) => Ok(only),
-            (last, _) => self.of(batches.into_iter().chain(last).collect()),
-        }
-    }
-}
-
 /// How many small runs wait until they are merged.
 const SMALL_RUNS: usize = 64;
 
@@ -114,7 +59,7 @@ pub(super) fn to_merge(rows: &[usize], small: usize, many: usize, sums: &Sums) -
     if small.len() < SMALL_RUNS && taken < many {
         return None;
     }
-    let is_worth_it = sums.by.is_some() || larger.len() >= SMALL_RUNS;
+    let is_worth_it = sums.any() || larger.len() >= SMALL_RUNS;
     let fit = |rows: &&usize| {
         let fits = is_worth_it && **rows <= 2 * taken;
         taken += **rows;

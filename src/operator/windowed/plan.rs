@@ -10,12 +10,12 @@ use datafusion::common::Result;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 
-use super::kept::{Kept, Sums};
-use super::leaf;
+use super::kept::Kept;
 use super::place::{Kind, Place, Spacing};
 use super::runs::Runs;
 use super::sessions::{self, InSessions};
-use crate::operator::{Branch, Step};
+use crate::operator::sums::Sums;
+use crate::operator::{Branch, Step, leaf};
 use crate::sql;
 
 /// How a query over windows is evaluated.
@@ -154,6 +154,6 @@ impl Leaf {
             Some(of) => sessions::bounded(&rows, &self.place.times(&rows)?, of, &partial.aggregate.input_schema())?,
             None => rows,
         };
-        Ok(concat_batches(&self.state(), &leaf::step(&partial.aggregate, number, vec![rows])?)?)
+        Ok(concat_batches(&self.state(), &leaf::collected(partial.aggregate.clone(), number, vec![rows])?)?)
     }
 }

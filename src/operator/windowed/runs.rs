@@ -10,9 +10,10 @@ use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
 
-use super::kept::{ByEnd, Kept, Sums, to_merge};
+use super::kept::{ByEnd, Kept, to_merge};
 use super::place::{Kind, Nanos, Place};
 use crate::codec::time;
+use crate::operator::sums::Sums;
 
 /// Rows by the windows that they are in.
 #[derive(Debug, Clone)]

@@ -13,9 +13,10 @@ use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, Rows, SortField};
 use datafusion::common::Result;
 
-use super::kept::{ByEnd, Kept, Sums, to_merge};
+use super::kept::{ByEnd, Kept, to_merge};
 use super::place::{Nanos, Place, Sessions};
 use super::spans::{Key, Span, Spans};
+use crate::operator::sums::Sums;
 
 /// Where a row stands in a run: by the hash of what the rows of its session have in common, and by its time.
 type At = (u64, i64);

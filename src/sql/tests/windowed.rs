@@ -8,7 +8,7 @@ use datafusion::prelude::SessionContext;
 use proptest::collection::vec;
 
 use super::*;
-use crate::operator::{Absorbed, Nanos, Windowed};
+use crate::operator::{Absorbed, Nanos, State, Windowed};
 
 const SECOND: i64 = 1_000_000_000;
 
@@ -267,7 +267,7 @@ fn rows_of_a_session_are_added_up_before_it_is_over() {
             operator.absorb(0, &sales(&[(10 * second, Some(1), Some(1)), (10 * second + 5, Some(2), None)])).unwrap();
             operator.close(Some(Nanos::from(10 * second) * Nanos::from(SECOND))).unwrap();
         }
-        let merged = operator.merged().unwrap();
+        let merged = operator.shown().unwrap();
         let columns: Vec<&str> = merged[0].schema_ref().fields().iter().map(|field| field.name().as_str()).collect();
         let columns = columns.join(", ");
         let chunks = operator.chunks().map(|chunk| chunk.rows.num_rows()).sum::<usize>();

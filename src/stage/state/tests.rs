@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::bus::memory::Memory;
 use crate::bus::{Change, Cleanup, Commit, Group, Headers, Lease, Topic, TopicSpec};
+use crate::operator::{Nanos, Windowed};
+use crate::sql::Answer;
 use crate::sql::Engine;
 
 /// Partial aggregates of panes, rows, and rows of sessions.
@@ -47,7 +49,7 @@ fn windows() -> Windowed {
 fn shown(windows: &mut Windowed) -> String {
     // Sketches of distinct values have no order of their own.
     windows
-        .merged()
+        .shown()
         .unwrap()
         .iter()
         .map(|batch| pretty_format_batches(std::slice::from_ref(batch)).unwrap().to_string())
@@ -182,7 +184,7 @@ async fn what_was_written_stays_readable() {
     lease.commit(Commit { state: records, ..Commit::default() }).await.unwrap();
     let mut restored = self::windows();
     StateLog::new(bus, state().partition(0)).restore(&saved, &mut restored).await.unwrap();
-    assert_eq!(restored.closed(), -3_000_000_000);
+    assert_eq!(restored.closed().as_deref(), Some("-3000000000"));
     assert_eq!(shown(&mut restored), shown(&mut windows));
     let later = Windows { version: 2, ..saved };
     let refused = read(&Memory::new(), &state().partition(0), &later, &mut restored).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! Where the plan of a query over windows reads its rows: batches that are put there for each evaluation.
+//! Where a plan reads rows that are put there for each evaluation.
 
 use std::fmt;
 use std::panic::resume_unwind;
@@ -11,7 +11,6 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, Tr
 use datafusion::common::{DataFusionError, Result, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
-use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
 use datafusion::physical_plan::memory::MemoryStream;
 use datafusion::physical_plan::{
@@ -110,11 +109,14 @@ pub(super) fn evaluate(plan: &Arc<dyn ExecutionPlan>, rows: &[Vec<RecordBatch>])
     })
 }
 
-/// What one step of an aggregate gives over the rows of a leaf. It starts no tasks.
-pub(super) fn step(aggregate: &AggregateExec, number: usize, rows: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
+/// What a plan that starts no tasks, such as a step of an aggregate, gives over the rows of the leaf of that number.
+pub(super) fn collected(
+    plan: Arc<dyn ExecutionPlan>,
+    number: usize,
+    rows: Vec<RecordBatch>,
+) -> Result<Vec<RecordBatch>> {
     let mut leaves = vec![Vec::new(); number];
     leaves.push(rows);
-    let plan: Arc<dyn ExecutionPlan> = Arc::new(aggregate.clone());
     // Nothing here waits, but Tokio would make it wait for its turn, which never comes to a blocked thread.
     futures::executor::block_on(tokio::task::unconstrained(collect(filled(&plan, &leaves)?)))
 }
