@@ -94,7 +94,7 @@ pub struct Commit {
     pub events: Vec<Outgoing>,
     /// What could not be processed.
     pub dead_letters: Vec<Outgoing>,
-    /// What open windows hold.
+    /// What the task keeps from batch to batch.
     pub state: Vec<Outgoing>,
     /// What the task resumes from, for the task's own partition of the group's checkpoint topic.
     pub checkpoint: Bytes,

@@ -54,7 +54,7 @@ pub enum Channel {
     DeadLetters,
     /// What its tasks resume from.
     Checkpoint,
-    /// What the open windows of its tasks hold.
+    /// What its tasks keep from batch to batch.
     State,
 }
 

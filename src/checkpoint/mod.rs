@@ -35,7 +35,7 @@ pub struct Checkpoint {
     pub sink: Option<Position>,
     /// Its event time.
     pub clock: Clock,
-    /// What its open windows hold, where it has windows.
+    /// What it keeps from batch to batch, where it does.
     pub windows: Option<Windows>,
     /// What became of rows, as far as it has not said so yet.
     pub book: Vec<Entry>,
@@ -101,7 +101,7 @@ impl Clock {
     }
 }
 
-/// Where to find what the open windows of a task hold: in messages of its own, which are numbered.
+/// Where to find what a task keeps from batch to batch: in messages of its own, which are numbered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Windows {

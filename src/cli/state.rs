@@ -1,4 +1,4 @@
-//! `fidelio state`: what the open windows of a stage hold, also beside a running worker.
+//! `fidelio state`: what a stage keeps from batch to batch, also beside a running worker.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -17,7 +17,7 @@ use crate::cli::{exit, pipeline};
 use crate::codec::json;
 use crate::stage::{self, Held};
 
-/// Print what the open windows of a stage hold as NDJSON, also beside a running worker
+/// Print what a stage keeps for open windows, joins and aggregates as NDJSON, also beside a running worker
 #[derive(Debug, clap::Args)]
 #[command(after_help = super::EXIT_STATUS)]
 pub(super) struct Args {

@@ -480,9 +480,8 @@ impl Builder<'_> {
         };
         let is_time = |column: &usize| is_plain(column) && of_group(column).is_some_and(|it| built.times.contains(&it));
         let times: BTreeSet<usize> = (0..groups).filter(is_time).collect();
-        // Rows that were there before are no news where nothing is said of a group but that there are some.
-        let only_groups = aggregate.aggr_expr.is_empty() || aggregate.aggr_expr.iter().all(is_first);
-        let (changes, identities) = (built.changes || !only_groups, vec![parts(0..groups)]);
+        let (changes, identities) =
+            (built.changes || !only_says_that_there_are_some(aggregate), vec![parts(0..groups)]);
         let schema = arrow_schema(&aggregate.schema);
         let work = match built.changes {
             false => self.added_up(aggregate, &built)?,
@@ -520,6 +519,7 @@ impl Builder<'_> {
             keys: aggregate.group_expr.len(),
             weight: None,
             time: built.times.first().copied(),
+            stays: only_says_that_there_are_some(aggregate),
         }))
     }
 
@@ -602,6 +602,11 @@ fn keeps(what: &str, schema: &Schema, computed: &str) -> String {
 
 fn aggregate_text(aggregate: &Aggregate) -> String {
     LogicalPlan::Aggregate(aggregate.clone()).display_indent().to_string()
+}
+
+/// Whether nothing is said of a group that would be another thing once there are more rows of it.
+fn only_says_that_there_are_some(aggregate: &Aggregate) -> bool {
+    aggregate.aggr_expr.iter().all(is_first)
 }
 
 /// Whether it is the first value of a group, in the order in which rows come.

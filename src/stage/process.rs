@@ -108,7 +108,7 @@ pub(super) struct Events {
 }
 
 impl Queries {
-    /// Goes to where a commit left the task. What windows hold is restored by itself.
+    /// Goes to where a commit left the task. What is kept from batch to batch is restored by itself.
     pub fn resume(&mut self, committed: &Checkpoint) {
         self.clock.resume(&committed.clock);
         self.emitted = committed.counts.emitted;

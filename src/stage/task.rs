@@ -75,9 +75,9 @@ pub enum Error {
     /// The task's checkpoint cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
-    /// What its open windows held cannot be read.
+    /// What it kept cannot be read.
     #[error(
-        "{partition}: {what}. What windows held that were open is not whole: start over with another data directory or in another \
+        "{partition}: {what}. What the task kept is not whole: start over with another data directory or in another \
              namespace, or give the stage another name"
     )]
     State {

@@ -169,7 +169,7 @@ fn others(of: &str) -> [Alert<'static>; 13] {
             format!("fidelio_state_bytes{{{of}}} / fidelio_state_limit_bytes{{{of}}} > 0.9"),
             "5m",
             "page",
-            "the open windows of {{ $labels.stage }} take nine tenths of what they may",
+            "what {{ $labels.stage }} keeps takes nine tenths of what it may",
             "At state_limit the task stops. {{ $value | humanizePercentage }} are taken.",
         ),
         alert(

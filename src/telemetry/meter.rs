@@ -72,7 +72,7 @@ struct Now {
     positions: Positions,
     /// How many offsets are between that and their ends.
     behind: BTreeMap<TopicPartition, u64>,
-    /// What its open windows hold.
+    /// What it keeps from batch to batch.
     held: Option<Held>,
     /// What it has said that it is through with.
     through: Option<Micros>,
@@ -316,7 +316,7 @@ impl Meter {
         self.metrics.checkpoint.set(bytes as f64);
     }
 
-    /// The open windows of the task hold that.
+    /// The task keeps that from batch to batch.
     pub(crate) fn holds(&self, held: Held) {
         if let Some(state) = &self.metrics.state {
             let gauges = state.iter().zip([held.rows, held.bytes, held.limit]);

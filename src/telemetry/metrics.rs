@@ -97,12 +97,12 @@ const EXPANDED: Definition = counter("fidelio_rows_expanded_total", "Results bey
 const DEAD_LETTERED: Definition =
     counter("fidelio_rows_dead_lettered_total", "Rows that came in and became dead letters, but for late ones.");
 const LATE: Definition =
-    counter("fidelio_rows_late_total", "Rows that came in and became dead letters because their windows had closed.");
+    counter("fidelio_rows_late_total", "Rows that came in and became dead letters because their windows had closed, or because rows that they could have met were not kept any more.");
 const ABSORBED: Definition = counter(
     "fidelio_rows_absorbed_total",
-    "Rows that came in and went into windows, which yield their results when they close.",
+    "Rows that came in and were kept for windows, joins or aggregates, which yield results of their own.",
 );
-const EMITTED: Definition = counter("fidelio_rows_emitted_total", "Rows that windows yielded when they closed.");
+const EMITTED: Definition = counter("fidelio_rows_emitted_total", "Rows that windows yielded when they closed, and joins and aggregates as they changed.");
 const BACKFILLED: Definition = counter(
     "fidelio_rows_backfilled_total",
     "Results of rows that are history: their events happened before the task first ran, or no source before it is followed. They have no event lag.",
@@ -127,7 +127,7 @@ const REPEATED: Definition = Definition {
 };
 const UNBALANCED: Definition = counter(
     "fidelio_rows_unbalanced_total",
-    "Rows by which what came in and what windows yielded differs from what became of it, in a commit. It is 0, or there is a bug.",
+    "Rows by which what came in and what was yielded of rows that are kept differs from what became of it, in a commit. It is 0, or there is a bug.",
 );
 const JUDGED: Definition = Definition {
     labels: VERDICT,
@@ -157,15 +157,15 @@ const STATE_ROWS: Definition = gauge(
     "fidelio_state_rows",
     Unit::Count,
     TASK,
-    "Rows that the open windows of the task keep: those that came in, or one for each group of a window that they are added up to.",
+    "Rows that the task keeps from batch to batch: those that came in, or one for each group that they are added up to.",
 );
 const STATE: Definition =
-    gauge("fidelio_state_bytes", Unit::Bytes, TASK, "Bytes of memory that the open windows of the task take.");
+    gauge("fidelio_state_bytes", Unit::Bytes, TASK, "Bytes of memory that what the task keeps from batch to batch takes.");
 const STATE_LIMIT: Definition = gauge(
     "fidelio_state_limit_bytes",
     Unit::Bytes,
     TASK,
-    "Bytes of memory that the open windows of the task may take; it stops before they take more.",
+    "Bytes of memory that what the task keeps from batch to batch may take; it stops before that is more.",
 );
 const WATERMARK: Definition = gauge(
     "fidelio_watermark_timestamp_seconds",
@@ -220,7 +220,7 @@ const COMMIT_ROWS: Definition = Definition {
     ..histogram("fidelio_commit_rows", "Rows that came in with a commit, a sample a commit.")
 };
 const CHECKPOINT: Definition =
-    gauge("fidelio_checkpoint_bytes", Unit::Bytes, TASK, "Bytes of the last checkpoint, without what windows hold.");
+    gauge("fidelio_checkpoint_bytes", Unit::Bytes, TASK, "Bytes of the last checkpoint, without what the task keeps from batch to batch.");
 const SPENT: Definition = Definition {
     unit: Unit::Seconds,
     labels: DOING,
@@ -391,7 +391,7 @@ pub(super) struct TaskMetrics {
     pub up: Gauge,
     pub restarts: Counter,
     pub gone: Counter,
-    /// Of a task with windows: the rows that they keep, the bytes that these take, and those that they may take.
+    /// Of a task that keeps rows from batch to batch: how many, the bytes that these take, and those that they may take.
     pub state: Option<[Gauge; 3]>,
     /// Of a task that says how far it is.
     pub watermark: Option<Gauge>,

@@ -46,7 +46,7 @@ struct StageStatus {
     event_lags: Vec<u64>,
     /// Commits by how long it took from the arrival of their oldest row in the pipeline to them, in the same way.
     lags: Vec<u64>,
-    /// What open windows hold; `None` of a stage without.
+    /// What is kept from batch to batch; `None` of a stage that keeps nothing.
     state: Option<Held>,
     /// How far the task is that is last, in seconds since 1970.
     watermark: Option<f64>,
@@ -64,7 +64,7 @@ struct Hop {
     repeated: u64,
 }
 
-/// What the open windows of tasks hold.
+/// What tasks keep from batch to batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Held {
     /// Rows that they keep.

@@ -26,4 +26,5 @@ mod support;
 mod tamper;
 mod topics;
 mod tracing;
+mod updates;
 mod windows;

@@ -343,7 +343,7 @@ fn what_open_windows_hold_is_shown_as_rows() {
     // When all have closed, nothing is left.
     scratch.run();
     assert_eq!(state(&["minutes"]).stdout, b"");
-    for (stage, said) in [("known", "stage known has no windows"), ("unknown", "the pipeline has no stage unknown")] {
+    for (stage, said) in [("known", "stage known keeps no rows"), ("unknown", "the pipeline has no stage unknown")] {
         let output = state(&[stage]);
         assert_eq!(output.status.code(), Some(2));
         assert!(String::from_utf8_lossy(&output.stderr).contains(said));

@@ -132,6 +132,10 @@ impl Aggregate {
             };
         }
         let over = self.groups.over(now.of(0, false));
+        if self.plan.stays {
+            self.groups.remove(&over)?;
+            return Ok(Delta::none(&self.schema));
+        }
         let results = self.results(&self.groups.rows(&over)?)?;
         self.groups.remove(&over)?;
         let gone = results.there()?;

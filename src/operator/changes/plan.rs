@@ -164,6 +164,8 @@ pub(crate) struct Aggregate {
     pub(crate) weight: Option<(usize, Vec<Step>)>,
     /// The column of the rows with the event time.
     pub(crate) time: Option<usize>,
+    /// Whether what was said of a group that is not kept any longer still holds.
+    pub(crate) stays: bool,
 }
 
 /// A query over the rows of a group.

@@ -49,6 +49,7 @@ pub(super) fn of(
         keys,
         weight: Some((keys, vec![step])),
         time,
+        stays: false,
     }))
 }
 

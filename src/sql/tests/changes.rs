@@ -286,6 +286,52 @@ fn a_join_with_a_bound_in_time_keeps_rows_no_longer_and_never_takes_a_result_bac
     }
 }
 
+/// What comes of rows, one after the other, as the time goes on with them.
+fn given(sql: &str, rows: &[Sale]) -> Vec<Vec<String>> {
+    let query = planned(sql, &Keep { ttl: Some(10 * MICROS) });
+    let mut operator = changes(&query);
+    let step = |row: &Sale| {
+        operator.absorb(0, &sales(&[*row])).unwrap();
+        operator.advance(vec![Mark { time: i64::from(row.0) * MICROS, ended: false }; 3]).unwrap();
+        lines(&operator.given().unwrap().results)
+    };
+    rows.iter().map(step).collect()
+}
+
+#[test]
+fn the_first_of_each_comes_once_until_it_is_forgotten() {
+    for sql in
+        ["SELECT DISTINCT ON (country) country, amount FROM sales", "SELECT DISTINCT country, 7 AS amount FROM sales"]
+    {
+        let rows = [
+            (0, Some(1), Some(7)),
+            (1, Some(1), Some(7)),
+            (5, Some(2), Some(7)),
+            (9, Some(1), Some(7)),
+            (30, Some(3), Some(7)),
+            (31, Some(1), Some(7)),
+        ];
+        let [one, two, three] = ["c1,7", "c2,7", "c3,7"].map(|row| vec![row.to_owned()]);
+        let none = Vec::new;
+        assert_eq!(given(sql, &rows), [one.clone(), none(), two, none(), three, one], "{sql}");
+    }
+}
+
+#[test]
+fn a_group_that_has_had_no_rows_for_too_long_is_deleted() {
+    let rows = [
+        (0, Some(1), Some(7)),
+        (5, Some(1), Some(1)),
+        (14, Some(2), Some(2)),
+        (16, Some(2), Some(2)),
+        (17, Some(1), Some(1)),
+    ];
+    let found = given("SELECT country, sum(amount) AS total FROM sales GROUP BY country", &rows);
+    let expected: [&[&str]; 5] =
+        [&["c1,7,false"], &["c1,8,false"], &["c2,2,false"], &["c1,8,true", "c2,4,false"], &["c1,1,false"]];
+    assert_eq!(found, expected);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: if std::env::var_os("FIDELIO_LONG").is_some() { 400 } else { 12 }, ..ProptestConfig::default() })]
 
