@@ -65,6 +65,8 @@ impl Mark {
 #[derive(Debug, Clone)]
 struct Now {
     sides: Sides<Mark>,
+    /// The time that rows are of which have none.
+    of_rows: Micros,
     ttl: Option<Micros>,
 }
 
@@ -88,8 +90,8 @@ impl Now {
     fn until(&self, time: Option<usize>, rows: &RecordBatch) -> Vec<Micros> {
         let Some(ttl) = self.ttl else { return vec![Micros::MAX; rows.num_rows()] };
         match time.and_then(|time| rows.columns().get(time)) {
-            Some(times) => time::all_micros(times).into_iter().map(|time| later(time.max(self.time()), ttl)).collect(),
-            None => vec![later(self.time(), ttl); rows.num_rows()],
+            Some(times) => time::all_micros(times).into_iter().map(|time| later(time.max(self.of_rows), ttl)).collect(),
+            None => vec![later(self.of_rows, ttl); rows.num_rows()],
         }
     }
 
@@ -97,7 +99,7 @@ impl Now {
     fn until_of_all(&self, time: Option<usize>, rows: &RecordBatch, made: usize) -> Vec<Micros> {
         let Some(ttl) = self.ttl else { return vec![Micros::MAX; made] };
         let newest = time.and_then(|time| rows.columns().get(time)).and_then(time::greatest_micros);
-        vec![later(newest.unwrap_or(Micros::MIN).max(self.time()), ttl); made]
+        vec![later(newest.unwrap_or(Micros::MIN).max(self.of_rows), ttl); made]
     }
 }
 
@@ -125,6 +127,8 @@ pub(crate) struct Changes {
     keeps: Vec<String>,
     /// How far each input is in event time.
     inputs: Vec<Mark>,
+    /// The event time that the rows are of which come now, as far as that is known.
+    time: Micros,
     /// For each node and side, before when a row comes too late.
     late: Vec<Sides<Micros>>,
     /// What has come out and was not asked for yet.
@@ -157,11 +161,17 @@ impl Changes {
             above: Transform::new([above].into(), Arc::clone(&flow.schema)),
             keeps: of_latest.chain(flow.nodes.iter().flat_map(|node| node.keeps.iter().cloned())).collect(),
             inputs: Vec::new(),
+            time: Micros::MIN,
             late: vec![Sides(Micros::MIN, Micros::MIN); flow.nodes.len()],
             given: Vec::new(),
             failed: Vec::new(),
             flow,
         }
+    }
+
+    /// Takes down how far inputs are with the rows that come next.
+    pub(crate) fn see(&mut self, inputs: &[Mark]) {
+        self.time = self.time.max(Mark::least(inputs.iter().copied()).time);
     }
 
     /// Takes in the rows of a batch of that input.
@@ -276,7 +286,8 @@ impl Changes {
         let mut given = Vec::new();
         let pieces = narrow(0..delta.len(), &mut |rows: Range<usize>| {
             let piece = delta.slice(rows.start, rows.len());
-            match works {
+            // What a node keeps is changed only once it is known what it gives.
+            guarded(|| match works {
                 Works::Steps(transform) => {
                     let Output { batch, origin, rejects, .. } = transform.process(0, &piece.rows);
                     for Reject { row, class, message } in rejects {
@@ -288,7 +299,7 @@ impl Changes {
                 Works::Join(join) => join.push(side, &piece, &now),
                 Works::Aggregate(aggregate) => aggregate.push(&piece, &now),
                 Works::Groups(groups) => groups.push(&piece, &now),
-            }
+            })
         });
         for (rows, piece) in pieces {
             match piece {
@@ -319,7 +330,7 @@ impl Changes {
         });
         let [first, second] = sides;
         let first = first.or(second).unwrap_or(Mark::NONE);
-        Now { sides: Sides(first, second.unwrap_or(first)), ttl: self.flow.ttl }
+        self.at(Sides(first, second.unwrap_or(first)))
     }
 
     /// How far what a node gives is.
@@ -333,7 +344,11 @@ impl Changes {
 
     fn now_of_inputs(&self) -> Now {
         let mark = Mark::least(self.inputs.iter().copied());
-        Now { sides: Sides(mark, mark), ttl: self.flow.ttl }
+        self.at(Sides(mark, mark))
+    }
+
+    fn at(&self, sides: Sides<Mark>) -> Now {
+        Now { sides, of_rows: self.time, ttl: self.flow.ttl }
     }
 
     /// Takes down how far each input is, lets go of what is not kept any longer, and gives how far results are.
@@ -436,9 +451,11 @@ impl State for Changes {
         &self.keeps
     }
 
-    /// Before when rows come too late, by node and side.
+    /// Before when rows come too late, by join and side.
     fn closed(&self) -> Option<String> {
-        Some(self.late.iter().flat_map(Sides::iter).map(Micros::to_string).collect::<Vec<_>>().join(" "))
+        let joins = self.nodes.iter().zip(&self.late).filter(|(works, _)| matches!(works, Works::Join(_)));
+        let late: Vec<String> = joins.flat_map(|(_, late)| late.iter()).map(Micros::to_string).collect();
+        (!late.is_empty()).then(|| late.join(" "))
     }
 
     fn fresh(&mut self) -> Result<Vec<Chunk>> {
@@ -500,7 +517,8 @@ impl State for Changes {
             }
         }
         let mut times = closed.into_iter().flat_map(|late| late.split(' ')).map_while(|time| time.parse().ok());
-        self.late.iter_mut().flat_map(Sides::iter_mut).for_each(|late| *late = times.next().unwrap_or(Micros::MIN));
+        let joins = self.nodes.iter().zip(&mut self.late).filter(|(works, _)| matches!(works, Works::Join(_)));
+        joins.flat_map(|(_, late)| late.iter_mut()).for_each(|late| *late = times.next().unwrap_or(Micros::MIN));
         Ok(())
     }
 

@@ -103,6 +103,7 @@ pub(super) fn of_plan(
         above: vec![Step::Conform(Conform::new(columns, schema, Class::Expression))],
         schema: Arc::clone(schema),
         identity,
+        time: built.times.first().copied(),
         ttl: of.keep.ttl,
     })
 }
@@ -222,9 +223,10 @@ impl Builder<'_> {
         let passes = |branch: &Branch, column: usize| {
             (0..rows.fields().len()).find(|result| branch.source(*result) == Some(column))
         };
-        let time = all(&|input, branch| passes(branch, input.time?));
         let changes =
             branches.iter().any(|branch| self.inputs.get(branch.input).is_some_and(|it| it.identity.is_some()));
+        // A row that replaces another one can be as old as that.
+        let time = all(&|input, branch| passes(branch, input.time?)).filter(|_| !changes);
         let identity = match branches.as_slice() {
             [branch] if !branch.multiplies() => {
                 let columns = self.inputs.get(branch.input).and_then(|input| input.identity.as_ref());
@@ -452,6 +454,7 @@ impl Builder<'_> {
                 source.can_be_late = *bounded.of(1 - side);
             }
         }
+        let times = if stays { times } else { BTreeSet::new() };
         let built = Built { from: Feed::Node(number), changes: !stays, identities, times };
         match conjunction(above) {
             None => Ok(built),
@@ -473,15 +476,15 @@ impl Builder<'_> {
         }
         let built = self.build(&aggregate.input)?;
         let groups = aggregate.group_expr.len();
+        let (changes, identities) =
+            (built.changes || !only_says_that_there_are_some(aggregate), vec![parts(0..groups)]);
         let is_plain = |column: &usize| matches!(aggregate.group_expr.get(*column), Some(Expr::Column(_)));
         let of_group = |column: &usize| {
             let Some(Expr::Column(name)) = aggregate.group_expr.get(*column) else { return None };
             aggregate.input.schema().maybe_index_of_column(name)
         };
         let is_time = |column: &usize| is_plain(column) && of_group(column).is_some_and(|it| built.times.contains(&it));
-        let times: BTreeSet<usize> = (0..groups).filter(is_time).collect();
-        let (changes, identities) =
-            (built.changes || !only_says_that_there_are_some(aggregate), vec![parts(0..groups)]);
+        let times: BTreeSet<usize> = (0..groups).filter(|column| !changes && is_time(column)).collect();
         let schema = arrow_schema(&aggregate.schema);
         let work = match built.changes {
             false => self.added_up(aggregate, &built)?,
@@ -549,9 +552,8 @@ impl Builder<'_> {
             identities.push(places.iter().take(places.len() - 1).cloned().collect());
         }
         identities.extend(places);
-        let times = built.times.clone();
         let built = self.groups(plan, &by.unwrap_or_default(), built, firsts)?;
-        Ok(Built { changes: true, identities, times, ..built })
+        Ok(Built { changes: true, identities, times: BTreeSet::new(), ..built })
     }
 
     /// A query over the rows of each group, by expressions.

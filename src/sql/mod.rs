@@ -279,9 +279,7 @@ impl Query {
             }
             Work::Windows(plan, says) => Work::Windows(Arc::new(plan.followed_by(step, contract)), Arc::clone(says)),
             Work::Changes(flow, says) => {
-                let identity =
-                    flow.identity.as_ref().map(|columns| columns.iter().filter_map(|it| named(*it)).collect());
-                let flow = flow.followed_by(step, contract, identity);
+                let flow = flow.followed_by(step, contract, named);
                 let schema = flow.results();
                 return Ok(Query { schema, window: None, work: Work::Changes(Arc::new(flow), Arc::clone(says)) });
             }
@@ -335,9 +333,12 @@ impl Query {
         !matches!(self.work, Work::Rows(_))
     }
 
-    /// Whether its results change with each row, and not only when windows close.
-    pub fn is_changing(&self) -> bool {
-        matches!(self.work, Work::Changes(..))
+    /// The column with the event time of results that come as rows do, and not when windows close.
+    pub fn time(&self) -> Option<usize> {
+        match &self.work {
+            Work::Changes(flow, _) => flow.time,
+            _ => None,
+        }
     }
 
     /// The columns that tell results apart that replace one another; `None` where none is ever replaced.

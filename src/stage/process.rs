@@ -144,7 +144,10 @@ impl Queries {
                 let (input, batch) = (processed.rows.input, &processed.rows.batch);
                 let absorbed = match &mut self.results {
                     Results::Windows(windows) => windows.absorb(input, batch)?,
-                    Results::Changes(changes) => changes.absorb(input, batch)?,
+                    Results::Changes(changes) => {
+                        changes.see(&self.clock.marks());
+                        changes.absorb(input, batch)?
+                    }
                     Results::AsTheyAre | Results::Rows(_) => Absorbed::default(),
                 };
                 let Absorbed { rejects, left_out, absorbed } = absorbed;

@@ -96,13 +96,18 @@ const FILTERED: Definition =
 const EXPANDED: Definition = counter("fidelio_rows_expanded_total", "Results beyond the first of a row that came in.");
 const DEAD_LETTERED: Definition =
     counter("fidelio_rows_dead_lettered_total", "Rows that came in and became dead letters, but for late ones.");
-const LATE: Definition =
-    counter("fidelio_rows_late_total", "Rows that came in and became dead letters because their windows had closed, or because rows that they could have met were not kept any more.");
+const LATE: Definition = counter(
+    "fidelio_rows_late_total",
+    "Rows that came in and became dead letters because their windows had closed, or because rows that they could have met were not kept any more.",
+);
 const ABSORBED: Definition = counter(
     "fidelio_rows_absorbed_total",
     "Rows that came in and were kept for windows, joins or aggregates, which yield results of their own.",
 );
-const EMITTED: Definition = counter("fidelio_rows_emitted_total", "Rows that windows yielded when they closed, and joins and aggregates as they changed.");
+const EMITTED: Definition = counter(
+    "fidelio_rows_emitted_total",
+    "Rows that windows yielded when they closed, and joins and aggregates as they changed.",
+);
 const BACKFILLED: Definition = counter(
     "fidelio_rows_backfilled_total",
     "Results of rows that are history: their events happened before the task first ran, or no source before it is followed. They have no event lag.",
@@ -159,8 +164,12 @@ const STATE_ROWS: Definition = gauge(
     TASK,
     "Rows that the task keeps from batch to batch: those that came in, or one for each group that they are added up to.",
 );
-const STATE: Definition =
-    gauge("fidelio_state_bytes", Unit::Bytes, TASK, "Bytes of memory that what the task keeps from batch to batch takes.");
+const STATE: Definition = gauge(
+    "fidelio_state_bytes",
+    Unit::Bytes,
+    TASK,
+    "Bytes of memory that what the task keeps from batch to batch takes.",
+);
 const STATE_LIMIT: Definition = gauge(
     "fidelio_state_limit_bytes",
     Unit::Bytes,
@@ -219,8 +228,12 @@ const COMMIT_ROWS: Definition = Definition {
     unit: Unit::Count,
     ..histogram("fidelio_commit_rows", "Rows that came in with a commit, a sample a commit.")
 };
-const CHECKPOINT: Definition =
-    gauge("fidelio_checkpoint_bytes", Unit::Bytes, TASK, "Bytes of the last checkpoint, without what the task keeps from batch to batch.");
+const CHECKPOINT: Definition = gauge(
+    "fidelio_checkpoint_bytes",
+    Unit::Bytes,
+    TASK,
+    "Bytes of the last checkpoint, without what the task keeps from batch to batch.",
+);
 const SPENT: Definition = Definition {
     unit: Unit::Seconds,
     labels: DOING,

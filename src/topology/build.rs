@@ -93,6 +93,7 @@ fn inherited(work: &Work, times_of_inputs: &[Option<usize>]) -> Option<usize> {
     };
     match work {
         Work::Sql(query) if query.is_windowed() => query.window(),
+        Work::Sql(query) if query.has_state() => query.time(),
         _ => {
             let first = carried(columns.next()?)?;
             columns.all(|column| carried(column) == Some(first)).then_some(first)

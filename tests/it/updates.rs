@@ -207,3 +207,52 @@ fn a_row_without_a_partner_leaves_an_outer_join_when_none_can_come_any_more() {
     run.ended();
     assert_eq!(scratch.dead_letters()[0]["class"], "late");
 }
+
+#[test]
+fn windows_over_a_join_hold_the_rows_that_have_no_partner_too() {
+    let pipeline = PAID.replace(", follow = true", "").replace(
+        "[stages.out]\nfrom = [\"paid\"]",
+        "[stages.minutes]\nfrom = [\"paid\"]\nsql = \"\"\"\nSELECT window_start AS minute, count(*) AS orders, count(amount) AS paid\n\
+         FROM tumble(paid, at, INTERVAL '1 minute') GROUP BY window_start\n\"\"\"\n[stages.out]\nfrom = [\"minutes\"]",
+    );
+    let scratch = Scratch::with(&pipeline);
+    let at = |second: u64| format!("2024-01-01T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60);
+    let (mut orders, mut payments) = (String::new(), String::new());
+    for id in 0..40_000 {
+        orders += &(json!({ "id": id, "at": at(id) }).to_string() + "\n");
+        if id % 3 > 0 {
+            // Of those that are paid, some too late.
+            let later = if id % 7 == 0 { 11 } else { id % 11 };
+            payments += &(json!({ "id": id, "at": at(id + later), "amount": 1 }).to_string() + "\n");
+        }
+    }
+    payments += &(json!({ "id": 50_000, "at": at(40_100), "amount": 1 }).to_string() + "\n");
+    // Payments are as late as they may be in the file.
+    scratch.write("orders.ndjson", orders).write("payments.ndjson", {
+        let mut lines: Vec<&str> = payments.lines().collect();
+        lines.sort_by_key(|line| serde_json::from_str::<Value>(line).unwrap()["at"].as_str().unwrap().to_owned());
+        lines.join("\n") + "\n"
+    });
+    for passes in [3, 7] {
+        let fail = format!("commit.publish={passes}*off->1*return(kill)->off");
+        scratch.command(&["run", "p.toml"]).env("FAILPOINTS", fail).output().unwrap();
+    }
+    let summary = scratch.run();
+    summary.assert_balanced();
+    assert_eq!((summary.of("minutes", "late"), summary.of("paid", "late")), (0, 0));
+    scratch.assert_accounted_for();
+    let mut expected: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    for id in 0..40_000 {
+        let (orders, paid) = expected.entry(id / 60).or_default();
+        *orders += 1;
+        *paid += u64::from(id % 3 > 0 && id % 7 > 0);
+    }
+    let found = scratch.ndjson("out.ndjson");
+    let number = |row: &Value, name: &str| row[name].as_u64().unwrap();
+    let found: Vec<(u64, u64)> = found.iter().map(|row| (number(row, "orders"), number(row, "paid"))).collect();
+    assert_eq!(found, expected.into_values().collect::<Vec<_>>());
+    // When the events of joined rows happened is known, so they are in the books by minute.
+    let audit = scratch.fidelio(&["audit", "p.toml", "--json"]);
+    let audit: Value = serde_json::from_slice(&audit.stdout).unwrap();
+    assert!(audit.to_string().contains("paid"));
+}

@@ -25,6 +25,8 @@ pub(crate) struct Flow {
     pub(crate) schema: SchemaRef,
     /// What tells results apart that replace one another; `None` where none is ever replaced.
     pub(crate) identity: Option<Vec<usize>>,
+    /// The column of the results with their event time.
+    pub(crate) time: Option<usize>,
     /// How long in event time is kept what nothing else limits.
     pub(crate) ttl: Option<Micros>,
 }
@@ -191,10 +193,11 @@ pub(crate) fn with_deleted(schema: &Schema) -> SchemaRef {
 }
 
 impl Flow {
-    /// The same with a step more on each result, to rows of that schema. `identity` has the columns that tell them apart then.
-    pub(crate) fn followed_by(&self, step: Step, schema: &SchemaRef, identity: Option<Vec<usize>>) -> Self {
+    /// The same with a step more on each result, to rows of that schema, where each column is that one then.
+    pub(crate) fn followed_by(&self, step: Step, schema: &SchemaRef, moved: impl Fn(usize) -> Option<usize>) -> Self {
         let above = self.above.iter().cloned().chain([step]).collect();
-        Self { above, schema: Arc::clone(schema), identity, ..self.clone() }
+        let identity = self.identity.as_ref().map(|columns| columns.iter().filter_map(|it| moved(*it)).collect());
+        Self { above, schema: Arc::clone(schema), identity, time: self.time.and_then(moved), ..self.clone() }
     }
 
     /// The columns of the results, with all that is said of them.

@@ -17,14 +17,19 @@ use hashbrown::HashTable;
 
 use super::delta::taken;
 use crate::bus::Micros;
+use crate::codec::arrow::size_bytes;
 use crate::codec::time;
 
 /// No place.
 const NONE: u32 = u32::MAX;
 /// Rows of a batch that is not put together with others any more.
 const FULL: usize = 1 << 17;
+/// Bytes of such a batch.
+const FULL_BYTES: usize = 256 << 20;
 /// Rows that are no more, and that are not worth to be swept out.
 const FEW: usize = 1 << 12;
+/// Bytes of such rows.
+const FEW_BYTES: usize = 16 << 20;
 /// What rows are hashed with, for this process only.
 const HASHER: RandomState = RandomState::with_seed(0x00F1_DE11);
 
@@ -82,6 +87,13 @@ struct Batch {
     /// The event time of the oldest.
     oldest: Micros,
     bytes: usize,
+}
+
+impl Batch {
+    /// About how many bytes the rows take that are still there.
+    fn bytes_there(&self) -> usize {
+        self.bytes / self.rows.num_rows().max(1) * self.there
+    }
 }
 
 /// Pairs of a row that was looked for and a place.
@@ -166,7 +178,7 @@ impl Store {
         }
         self.rows += count;
         let earliest = until.iter().copied().min().unwrap_or(Micros::MAX);
-        let bytes = rows.get_array_memory_size();
+        let bytes = size_bytes(&rows);
         let times = self.time.and_then(|time| rows.columns().get(time)).and_then(time::least_micros);
         let oldest = times.unwrap_or(Micros::MAX);
         self.batches.push(Batch { first, rows, there: count, until: earliest, oldest, bytes });
@@ -292,17 +304,19 @@ impl Store {
 
     /// Puts small batches together, and sweeps out what is no more once that is more than what is there.
     fn tidy(&mut self) -> Result<()> {
-        if self.hashes.len() - self.rows > self.rows + FEW {
+        let of_batches = self.batches.iter().map(|batch| batch.bytes).sum::<usize>();
+        let of_rows = self.batches.iter().map(Batch::bytes_there).sum::<usize>();
+        if self.hashes.len() - self.rows > self.rows + FEW || of_batches > 2 * of_rows + FEW_BYTES {
             return self.sweep();
         }
-        let mut rows = 0;
+        let (mut rows, mut bytes) = (0, 0);
         let mut from = self.batches.len();
         while let Some(batch) = from.checked_sub(1).and_then(|index| self.batches.get(index)) {
             let more = batch.rows.num_rows();
-            if more > FULL || (rows > 0 && more > 2 * rows) {
+            if more > FULL || bytes + batch.bytes > FULL_BYTES || (rows > 0 && more > 2 * rows) {
                 break;
             }
-            rows += more;
+            (rows, bytes) = (rows + more, bytes + batch.bytes);
             from -= 1;
         }
         if self.batches.len() - from < MERGED {
@@ -311,7 +325,7 @@ impl Store {
         let merged = self.batches.split_off(from);
         let Some(first) = merged.first().map(|batch| batch.first) else { return Ok(()) };
         let rows = concat_batches(&self.schema, merged.iter().map(|batch| &batch.rows))?;
-        let bytes = rows.get_array_memory_size();
+        let bytes = size_bytes(&rows);
         self.batches.push(Batch {
             first,
             rows,

@@ -291,6 +291,7 @@ fn given(sql: &str, rows: &[Sale]) -> Vec<Vec<String>> {
     let query = planned(sql, &Keep { ttl: Some(10 * MICROS) });
     let mut operator = changes(&query);
     let step = |row: &Sale| {
+        operator.see(&[Mark { time: i64::from(row.0) * MICROS, ended: false }; 3]);
         operator.absorb(0, &sales(&[*row])).unwrap();
         operator.advance(vec![Mark { time: i64::from(row.0) * MICROS, ended: false }; 3]).unwrap();
         lines(&operator.given().unwrap().results)

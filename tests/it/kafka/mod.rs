@@ -9,6 +9,7 @@ mod foreign;
 mod growing;
 mod interop;
 mod network;
+mod nexmark;
 mod observer;
 mod positions;
 mod size;
