@@ -2,6 +2,8 @@
 //! come in, and the nodes that what changes flows through.
 
 mod bounds;
+mod firsts;
+mod joins;
 mod weighed;
 
 use std::collections::BTreeSet;
@@ -9,26 +11,21 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::common::JoinType;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{DFSchema, JoinType, NullEquality, ScalarValue};
 use datafusion::execution::session_state::SessionState;
-use datafusion::logical_expr::utils::{conjunction, split_conjunction};
-use datafusion::logical_expr::{
-    Aggregate, Expr, Filter, Join, LogicalPlan, Operator, Projection, SubqueryAlias, Window, binary_expr, lit,
-};
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{Aggregate, Expr, Filter, LogicalPlan, Window};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::sql::sqlparser::tokenizer::Token;
 
-use super::branches::{Planner, arrow_schema, cannot_fail};
+use super::branches::{Planner, arrow_schema};
 use super::refusal::{is_query, is_word};
 use super::windowed::{is_by_row, physical, placeholder};
 use super::{Asked, Fault, Keep, fault, parse};
 use crate::failure::Class;
-use crate::operator::{
-    AggregatePlan, Branch, Conform, Flow, GroupsPlan, JoinKind, JoinPlan, LatestPlan, Node, Side, Sides, Source, Step,
-    To, Work,
-};
+use crate::operator::{AggregatePlan, Branch, Conform, Flow, GroupsPlan, LatestPlan, Node, Source, Step, To, Work};
 
 /// What is known of an input.
 #[derive(Debug, Clone)]
@@ -126,9 +123,6 @@ struct Built {
     /// The columns with event times that the watermark tells of.
     times: BTreeSet<usize>,
 }
-
-/// So many ways to tell rows apart are followed.
-const MOST: usize = 16;
 
 /// Where rows come from.
 #[derive(Clone, Copy)]
@@ -301,7 +295,7 @@ impl Builder<'_> {
             }
             _ => {}
         }
-        let limited = match firsts(filter) {
+        let limited = match firsts::firsts(filter) {
             Some(limited) => limited.map_err(whole)?,
             None => LogicalPlan::clone(&filter.input),
         };
@@ -310,7 +304,7 @@ impl Builder<'_> {
                 LogicalPlan::Window(window) => self.window(window, Some(predicate))?,
                 _ => self.build(&limited)?,
             },
-            LogicalPlan::Window(window) if counts(window, &filter.predicate) => {
+            LogicalPlan::Window(window) if firsts::counts(window, &filter.predicate) => {
                 self.window(window, Some(&filter.predicate))?
             }
             _ => self.build(&limited)?,
@@ -318,152 +312,6 @@ impl Builder<'_> {
         let steps = self.planner.filter(filter)?;
         let schema = arrow_schema(filter.input.schema());
         Ok(self.then(built, steps, schema))
-    }
-
-    /// A join, and what must hold for its results besides.
-    fn join(&mut self, join: &Join, conditions: Vec<Expr>) -> Result<Built> {
-        let has_refs =
-            |expr: &Expr, plan: &LogicalPlan| expr.column_refs().iter().all(|column| plan.schema().has_column(column));
-        // What can be said of a row by itself is said before it is kept.
-        let (mut left, mut right) = (LogicalPlan::clone(&join.left), LogicalPlan::clone(&join.right));
-        let (mut of_pairs, mut above) = (Vec::new(), Vec::new());
-        for condition in conditions {
-            let physical = self.planner.physical(&condition, &join.schema)?;
-            let goes = |plan: LogicalPlan| Filter::try_new(condition.clone(), Arc::new(plan)).map(LogicalPlan::Filter);
-            match (has_refs(&condition, &left), has_refs(&condition, &right), cannot_fail(&physical)) {
-                (false, false, _) => of_pairs.push(condition),
-                (_, _, false) => above.push(condition),
-                (true, _, true) => left = goes(left).map_err(whole)?,
-                (_, true, true) => right = goes(right).map_err(whole)?,
-            }
-        }
-        let kind = match join.join_type {
-            JoinType::Inner => JoinKind::Pairs(Sides(false, false)),
-            JoinType::Left => JoinKind::Pairs(Sides(true, false)),
-            JoinType::Right => JoinKind::Pairs(Sides(false, true)),
-            JoinType::Full => JoinKind::Pairs(Sides(true, true)),
-            JoinType::LeftSemi => JoinKind::Semi,
-            JoinType::LeftAnti if !join.null_aware => JoinKind::Anti,
-            other => {
-                return Err(self.wrong(
-                    &["IN", "EXISTS"],
-                    &format!("this cannot be kept up to date: a {other} join"),
-                    "write it as a join, or with NOT EXISTS",
-                ));
-            }
-        };
-        let built = Sides(self.build(&left)?, self.build(&right)?);
-        let schemas: Sides<&DFSchema> = Sides(left.schema(), right.schema());
-        let filters = join.filter.iter().flat_map(split_conjunction).cloned();
-        let filters: Vec<Expr> = filters.chain(of_pairs).collect();
-        let found = bounds::of(&filters, &join.on, schemas, Sides(&built.0.times, &built.1.times));
-        if found.iter().any(Option::is_none) && self.keep.ttl.is_none() {
-            let fault = self.wrong(
-                &["JOIN", "EXISTS", "IN", "EXCEPT", "INTERSECT"],
-                "rows of this join would be kept for ever: nothing says until when their partners can come",
-                "bound it in event time, ON … AND a.time BETWEEN b.time - INTERVAL '1 hour' AND b.time; or say how long rows are \
-                 kept: state_ttl = \"1d\" in the stage",
-            );
-            self.faults.push(fault);
-        }
-        let (left_on, right_on): (Vec<Expr>, Vec<Expr>) = join.on.iter().cloned().unzip();
-        let of_sides = [(left_on, found.0, schemas.0, &built.0), (right_on, found.1, schemas.1, &built.1)];
-        let sides = of_sides.map(|(on, until, schema, built)| -> Result<Side> {
-            Ok(Side {
-                schema: self.schema(built.from),
-                on: on.iter().map(|expr| self.planner.physical(expr, schema)).collect::<Result<_>>()?,
-                until: until.map(|until| self.planner.physical(&until, schema)).transpose()?,
-                time: built.times.first().copied(),
-                changes: built.changes,
-            })
-        });
-        let [first, second] = sides;
-        let sides = Sides(first?, second?);
-        let both = schemas.0.join(schemas.1).map_err(whole)?;
-        let filter = conjunction(filters).map(|filter| self.planner.physical(&filter, &both)).transpose()?;
-        let stay = sides.iter().all(|side| !side.changes);
-        let waits = |side: usize| sides.of(side).until.is_some() && stay;
-        let stays = stay
-            && match kind {
-                JoinKind::Pairs(lonely) => (0..2).all(|side| !lonely.of(side) || waits(side)),
-                JoinKind::Semi => true,
-                JoinKind::Anti => waits(0),
-            };
-        let bounded = Sides(sides.0.until.is_some(), sides.1.until.is_some());
-        let width = sides.0.schema.fields().len();
-        let shifted = |parts: &Parts| -> Parts {
-            parts.iter().map(|part| part.iter().map(|column| column + width).collect()).collect()
-        };
-        let identities: Vec<Parts> = match kind {
-            JoinKind::Semi | JoinKind::Anti => built.0.identities.clone(),
-            JoinKind::Pairs(_) => {
-                let pairs = built
-                    .0
-                    .identities
-                    .iter()
-                    .flat_map(|left| built.1.identities.iter().map(move |right| (left, right)));
-                pairs.map(|(left, right)| left.iter().cloned().chain(shifted(right)).collect()).take(MOST).collect()
-            }
-        };
-        // What has to be the same on both sides is the same.
-        let column = |expr: &Expr, schema: &DFSchema| match expr {
-            Expr::Column(column) => schema.maybe_index_of_column(column),
-            _ => None,
-        };
-        let equal: Vec<(usize, usize)> = match kind {
-            JoinKind::Pairs(Sides(false, false)) => {
-                let pair =
-                    |(left, right): &(Expr, Expr)| Some((column(left, schemas.0)?, column(right, schemas.1)? + width));
-                join.on.iter().filter_map(pair).collect()
-            }
-            _ => Vec::new(),
-        };
-        let widened = |mut part: BTreeSet<usize>| {
-            for (left, right) in &equal {
-                if part.contains(left) || part.contains(right) {
-                    part.extend([*left, *right]);
-                }
-            }
-            part
-        };
-        let identities = identities.into_iter().map(|parts| parts.into_iter().map(widened).collect()).collect();
-        let of_first = built.0.times.iter().copied();
-        let times: BTreeSet<usize> = match kind {
-            JoinKind::Pairs(_) => of_first.chain(built.1.times.iter().map(|time| time + width)).collect(),
-            JoinKind::Semi | JoinKind::Anti => of_first.collect(),
-        };
-        // Rows that have no partner are nothing at that time of the other side.
-        let times = match kind {
-            JoinKind::Pairs(Sides(true, false)) => times.into_iter().filter(|time| *time < width).collect(),
-            JoinKind::Pairs(Sides(false, true)) => times.into_iter().filter(|time| *time >= width).collect(),
-            JoinKind::Pairs(Sides(true, true)) => BTreeSet::new(),
-            _ => times,
-        };
-        let texts = [&left, &right].map(|plan| plan.display_indent().to_string());
-        let keeps =
-            texts.iter().zip(sides.iter()).map(|(text, side)| keeps("rows of a join", &side.schema, text)).collect();
-        let null_equals_null = join.null_equality == NullEquality::NullEqualsNull;
-        let schema = arrow_schema(&join.schema);
-        let work = Work::Join(Box::new(JoinPlan { kind, sides, null_equals_null, filter }));
-        let number = self.node(work, schema, keeps);
-        for (side, built) in built.iter().enumerate() {
-            self.link(built.from, To::Node(number, side));
-            if let Feed::Source(source) = built.from
-                && let Some(source) = self.sources.get_mut(source)
-            {
-                source.can_be_late = *bounded.of(1 - side);
-            }
-        }
-        let times = if stays { times } else { BTreeSet::new() };
-        let built = Built { from: Feed::Node(number), changes: !stays, identities, times };
-        match conjunction(above) {
-            None => Ok(built),
-            Some(condition) => {
-                let filter = Filter::try_new(condition, Arc::new(LogicalPlan::Join(join.clone()))).map_err(whole)?;
-                let steps = self.planner.filter(&filter)?;
-                Ok(self.then(built, steps, arrow_schema(&join.schema)))
-            }
-        }
     }
 
     fn aggregate(&mut self, aggregate: &Aggregate) -> Result<Built> {
@@ -476,8 +324,15 @@ impl Builder<'_> {
         }
         let built = self.build(&aggregate.input)?;
         let groups = aggregate.group_expr.len();
-        let (changes, identities) =
-            (built.changes || !only_says_that_there_are_some(aggregate), vec![parts(0..groups)]);
+        let changes = built.changes || !only_says_that_there_are_some(aggregate);
+        // What the rows of a group have in common is also the first value of it, as DISTINCT ON selects it.
+        let firsts = |group: usize| {
+            let of_group = aggregate.group_expr.get(group);
+            let exprs = aggregate.aggr_expr.iter().enumerate();
+            let same = exprs.filter(move |(_, expr)| first_of(expr).as_ref() == of_group);
+            same.map(move |(number, _)| groups + number)
+        };
+        let identities = vec![(0..groups).map(|group| firsts(group).chain([group]).collect()).collect()];
         let is_plain = |column: &usize| matches!(aggregate.group_expr.get(*column), Some(Expr::Column(_)));
         let of_group = |column: &usize| {
             let Some(Expr::Column(name)) = aggregate.group_expr.get(*column) else { return None };
@@ -545,9 +400,9 @@ impl Builder<'_> {
         };
         let firsts = only.is_some() && !built.changes;
         // The place of a row among those of its group tells rows apart, too.
-        let places = window_identity(window, by.as_deref().unwrap_or_default());
+        let places = firsts::window_identity(window, by.as_deref().unwrap_or_default());
         let mut identities = built.identities.clone();
-        if let (Some(places), true) = (&places, only.is_some_and(|only| is_of_first(window, only))) {
+        if let (Some(places), true) = (&places, only.is_some_and(|only| firsts::is_of_first(window, only))) {
             // There is one of each group.
             identities.push(places.iter().take(places.len() - 1).cloned().collect());
         }
@@ -614,7 +469,15 @@ fn only_says_that_there_are_some(aggregate: &Aggregate) -> bool {
 /// Whether it is the first value of a group, in the order in which rows come.
 fn is_first(expr: &Expr) -> bool {
     let expr = expr.clone().unalias();
-    matches!(&expr, Expr::AggregateFunction(call) if call.func.name() == "first_value" && call.params.order_by.is_empty())
+    matches!(&expr, Expr::AggregateFunction(call) if call.params.order_by.is_empty()) && first_of(&expr).is_some()
+}
+
+/// Of what it is the first value of a group.
+fn first_of(expr: &Expr) -> Option<Expr> {
+    match expr.clone().unalias() {
+        Expr::AggregateFunction(call) if call.func.name() == "first_value" => call.params.args.first().cloned(),
+        _ => None,
+    }
 }
 
 /// The first step of an aggregate, and what is done with what it gives.
@@ -636,103 +499,4 @@ fn cut(plan: Arc<dyn ExecutionPlan>) -> datafusion::common::Result<Option<Cut>> 
     });
     let rest = rest.data()?;
     Ok(partial.map(|partial| (partial, rest)))
-}
-
-/// Whether a condition leaves the first rows of each group only, as a window function numbers them.
-fn counts(window: &Window, condition: &Expr) -> bool {
-    let numbers: Vec<String> =
-        window.window_expr.iter().filter(|expr| is_number(expr)).map(|expr| expr.schema_name().to_string()).collect();
-    window.window_expr.len() == numbers.len()
-        && split_conjunction(condition)
-            .into_iter()
-            .any(|condition| limit(condition).is_some_and(|(name, _)| numbers.contains(&name)))
-}
-
-fn is_number(expr: &Expr) -> bool {
-    let Expr::WindowFunction(call) = expr.clone().unalias() else { return false };
-    matches!(call.fun.name(), "row_number" | "rank" | "dense_rank")
-}
-
-/// The column that a condition bounds from above, and by how much.
-fn limit(condition: &Expr) -> Option<(String, u64)> {
-    let Expr::BinaryExpr(both) = condition else { return None };
-    let number = |expr: &Expr| match expr {
-        Expr::Literal(ScalarValue::UInt64(Some(number)), _) => Some(*number),
-        Expr::Literal(ScalarValue::Int64(Some(number)), _) => u64::try_from(*number).ok(),
-        _ => None,
-    };
-    let name = |expr: &Expr| match expr {
-        Expr::Column(column) => Some(column.name.clone()),
-        _ => None,
-    };
-    match both.op {
-        Operator::LtEq | Operator::Eq => Some((name(&both.left)?, number(&both.right)?)),
-        Operator::Lt => Some((name(&both.left)?, number(&both.right)?.checked_sub(1)?)),
-        Operator::GtEq => Some((name(&both.right)?, number(&both.left)?)),
-        Operator::Gt => Some((name(&both.right)?, number(&both.left)?.checked_sub(1)?)),
-        _ => None,
-    }
-}
-
-/// Whether a condition leaves none but the first row of each group.
-fn is_of_first(window: &Window, condition: &Expr) -> bool {
-    let numbers: Vec<String> = window
-        .window_expr
-        .iter()
-        .filter(|expr| is_row_number(expr))
-        .map(|expr| expr.schema_name().to_string())
-        .collect();
-    let leaves_one =
-        |condition: &Expr| limit(condition).is_some_and(|(name, most)| most == 1 && numbers.contains(&name));
-    numbers.len() == 1 && split_conjunction(condition).into_iter().any(leaves_one)
-}
-
-fn is_row_number(expr: &Expr) -> bool {
-    matches!(expr.clone().unalias(), Expr::WindowFunction(call) if call.fun.name() == "row_number")
-}
-
-/// The same rows, of which only the first of each group are looked at, where the condition wants no others: that which it says of
-/// the number of a row is said right behind the window function, too.
-fn firsts(filter: &Filter) -> Option<datafusion::common::Result<LogicalPlan>> {
-    fn down(plan: &LogicalPlan, column: usize, most: u64) -> Option<datafusion::common::Result<LogicalPlan>> {
-        match plan {
-            LogicalPlan::SubqueryAlias(alias) => Some(down(&alias.input, column, most)?.and_then(|input| {
-                SubqueryAlias::try_new(Arc::new(input), alias.alias.clone()).map(LogicalPlan::SubqueryAlias)
-            })),
-            LogicalPlan::Projection(projection) => {
-                let Expr::Column(name) = projection.expr.get(column)?.clone().unalias() else { return None };
-                let column = projection.input.schema().maybe_index_of_column(&name)?;
-                Some(down(&projection.input, column, most)?.and_then(|input| {
-                    Projection::try_new(projection.expr.clone(), Arc::new(input)).map(LogicalPlan::Projection)
-                }))
-            }
-            LogicalPlan::Window(window) => {
-                let of_rows = window.input.schema().fields().len();
-                let all_number = window.window_expr.iter().all(is_number);
-                window.window_expr.get(column.checked_sub(of_rows)?).filter(|_| all_number)?;
-                let number = Expr::from(window.schema.qualified_field(column));
-                let condition = binary_expr(number, Operator::LtEq, lit(most));
-                Some(Filter::try_new(condition, Arc::new(plan.clone())).map(LogicalPlan::Filter))
-            }
-            _ => None,
-        }
-    }
-    let conditions = split_conjunction(&filter.predicate);
-    conditions.into_iter().filter_map(limit).find_map(|(name, most)| {
-        let column = filter.input.schema().fields().iter().position(|field| *field.name() == name)?;
-        down(&filter.input, column, most)
-    })
-}
-
-/// The columns that tell the first rows of groups apart: those of the group and the place in it.
-fn window_identity(window: &Window, by: &[Expr]) -> Option<Vec<BTreeSet<usize>>> {
-    let of_rows = window.input.schema().fields().len();
-    let number = window.window_expr.iter().position(is_row_number)?;
-    let column = |expr: &Expr| match expr {
-        Expr::Column(column) => window.input.schema().maybe_index_of_column(column),
-        _ => None,
-    };
-    let mut columns: Vec<usize> = by.iter().map(column).collect::<Option<_>>()?;
-    columns.push(of_rows + number);
-    Some(parts(columns))
 }

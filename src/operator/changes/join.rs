@@ -21,6 +21,13 @@ use crate::bus::Micros;
 use crate::codec::time;
 use crate::operator::step::{Failure, with_rows};
 
+/// How many partners the row in a place had, and has.
+struct Turn {
+    place: u32,
+    before: u32,
+    after: u32,
+}
+
 pub(super) struct Join {
     plan: plan::Join,
     schema: SchemaRef,
@@ -51,68 +58,23 @@ impl Join {
     /// What follows from what changes on one side.
     pub(super) fn push(&mut self, side: usize, delta: &Delta, now: &Now) -> Result<Delta, Failure> {
         let other = 1 - side;
-        let of_side = self.plan.sides.of(side);
-        let keys = evaluated(&of_side.on, &delta.rows)?;
-        let hashes = hashes(&keys, delta.len())?;
+        let hashes = hashes(&evaluated(&self.plan.sides.of(side).on, &delta.rows)?, delta.len())?;
         let until = self.until(side, &delta.rows, now)?;
         let (found, pairs) = self.pairs(side, delta, self.sides.of(other).find(&hashes))?;
-
-        let mut given = Vec::new();
         let mut partners = vec![0u32; delta.len()];
         for row in &found.rows {
             if let Some(partners) = partners.get_mut(*row as usize) {
                 *partners += 1;
             }
         }
-        // How many partners more or fewer each of the others has.
-        let mut others: Vec<(u32, i64)> = Vec::new();
-        if self.gives_lonely(other) || (self.plan.kind == Kind::Semi && other == 0) {
-            others = found
-                .places
-                .iter()
-                .zip(&found.rows)
-                .map(|(place, row)| (*place, if delta.is_gone(*row as usize) { -1 } else { 1 }))
-                .collect();
-            others.sort_unstable();
-            others = others
-                .chunk_by(|a, b| a.0 == b.0)
-                .filter_map(|same| Some((same.first()?.0, same.iter().map(|(_, more)| more).sum())))
-                .collect();
-        }
-        let theirs = self.sides.of(other);
-        let after = |place: u32, more: i64| (i64::from(theirs.partners(place)) + more).max(0) as u32;
-        if self.plan.kind == Kind::Semi || !self.waits(other) {
-            for to_lonely in [false, true] {
-                let turned = others.iter().filter(|(place, more)| {
-                    let (before, after) = (theirs.partners(*place), after(*place, *more));
-                    (before == 0) != (after == 0) && (after == 0) == to_lonely
-                });
-                let rows = theirs.rows(&turned.map(|(place, _)| *place).collect::<Vec<_>>())?;
-                given.push(match self.plan.kind {
-                    Kind::Semi => marked(rows, to_lonely),
-                    _ => marked(self.alone(other, rows)?, !to_lonely),
-                });
-            }
-        }
-        let kept = |row: usize| {
-            !delta.is_gone(row) && until.get(row).is_some_and(|until| *until >= now.of(1 - side, self.bounded(side)))
+        let waited_for = now.of(other, self.bounded(side));
+        let is_kept = |row: &u32| {
+            !delta.is_gone(*row as usize) && until.get(*row as usize).is_some_and(|until| *until >= waited_for)
         };
-        if self.gives_lonely(side) || (self.plan.kind == Kind::Semi && side == 0) {
-            let is_given = |row: &usize| {
-                let has_none = partners.get(*row) == Some(&0);
-                match self.plan.kind {
-                    Kind::Semi => !has_none,
-                    // One that waits is given when it leaves.
-                    _ => has_none && !(self.waits(side) && kept(*row)),
-                }
-            };
-            let rows: UInt32Array = (0..delta.len()).filter(is_given).map(|row| row as u32).collect();
-            let lonely = delta.take(&rows)?;
-            given.push(match self.plan.kind {
-                Kind::Semi => lonely,
-                _ => Delta { rows: self.alone(side, lonely.rows)?, gone: lonely.gone },
-            });
-        }
+        let kept: Vec<u32> = (0..delta.len() as u32).filter(is_kept).collect();
+        let turns = self.turns(other, delta, &found);
+        let mut given = self.turned(other, &turns)?;
+        given.push(self.of_itself(side, delta, &partners, &kept)?);
         if matches!(self.plan.kind, Kind::Pairs(_)) {
             given.push(pairs);
         }
@@ -120,32 +82,77 @@ impl Join {
         let given = Delta::concat(&self.schema, given.collect::<Result<_, _>>()?)?;
 
         // From here on nothing fails because of its rows.
-        let rows: Vec<u32> = (0..delta.len()).filter(|row| kept(*row)).map(|row| row as u32).collect();
-        let of = |row: &u32| *row as usize;
-        let added = match rows.len() == delta.len() {
+        self.take_down(other, &turns);
+        let added = match kept.len() == delta.len() {
             true => delta.rows.clone(),
-            false => taken(&delta.rows, &UInt32Array::from(rows.clone()))?,
+            false => taken(&delta.rows, &UInt32Array::from(kept.clone()))?,
         };
-        let changes: Vec<(u32, u32)> = others.iter().map(|(place, more)| (*place, after(*place, *more))).collect();
-        let waits = self.waits(other);
-        for (place, partners) in changes {
-            // Where it only matters whether there are any, not every one has to be taken down.
-            if !waits || self.sides.of(other).partners(place) == 0 {
-                self.sides.of_mut(other).set_partners(place, partners);
-            }
-        }
-        self.sides.of_mut(side).insert(
-            added,
-            &rows.iter().filter_map(|row| hashes.get(of(row)).copied()).collect::<Vec<_>>(),
-            &rows.iter().filter_map(|row| until.get(of(row)).copied()).collect::<Vec<_>>(),
-            &rows.iter().filter_map(|row| partners.get(of(row)).copied()).collect::<Vec<_>>(),
-        )?;
+        self.sides.of_mut(side).insert(added, &of(&hashes, &kept), &of(&until, &kept), &of(&partners, &kept))?;
         if delta.gone.is_some() {
-            let gone: Vec<u32> = (0..delta.len()).filter(|row| delta.is_gone(*row)).map(|row| row as u32).collect();
+            let gone: Vec<u32> = (0..delta.len() as u32).filter(|row| delta.is_gone(*row as usize)).collect();
             let places = self.sides.of(side).places_of(&delta.rows, &gone, &hashes)?;
             self.sides.of_mut(side).remove(&places)?;
         }
         Ok(given)
+    }
+
+    /// The rows of the other side that have more partners now, or fewer, where that matters.
+    fn turns(&self, other: usize, delta: &Delta, found: &Found) -> Vec<Turn> {
+        if !self.gives_lonely(other) && (self.plan.kind != Kind::Semi || other != 0) {
+            return Vec::new();
+        }
+        let more = |row: &u32| if delta.is_gone(*row as usize) { -1i64 } else { 1 };
+        let mut each: Vec<(u32, i64)> = found.places.iter().copied().zip(found.rows.iter().map(more)).collect();
+        each.sort_unstable();
+        let turn = |same: &[(u32, i64)]| {
+            let place = same.first()?.0;
+            let before = self.sides.of(other).partners(place);
+            let after = i64::from(before) + same.iter().map(|(_, more)| more).sum::<i64>();
+            Some(Turn { place, before, after: after.max(0) as u32 })
+        };
+        each.chunk_by(|a, b| a.0 == b.0).filter_map(turn).collect()
+    }
+
+    /// What comes of rows of the other side that have got their first partner, or have lost their last one.
+    fn turned(&self, other: usize, turns: &[Turn]) -> Result<Vec<Delta>, Failure> {
+        if self.plan.kind != Kind::Semi && self.waits(other) {
+            return Ok(Vec::new());
+        }
+        let turned = |to_lonely: bool| -> Result<Delta, Failure> {
+            let turned =
+                turns.iter().filter(|turn| (turn.before == 0) != (turn.after == 0) && (turn.after == 0) == to_lonely);
+            let rows = self.sides.of(other).rows(&turned.map(|turn| turn.place).collect::<Vec<_>>())?;
+            Ok(match self.plan.kind {
+                Kind::Semi => marked(rows, to_lonely),
+                _ => marked(self.alone(other, rows)?, !to_lonely),
+            })
+        };
+        Ok(vec![turned(false)?, turned(true)?])
+    }
+
+    /// What comes of rows by themselves: of those that have no partner, or of those that have one.
+    fn of_itself(&self, side: usize, delta: &Delta, partners: &[u32], kept: &[u32]) -> Result<Delta, Failure> {
+        let is_semi = self.plan.kind == Kind::Semi && side == 0;
+        if !self.gives_lonely(side) && !is_semi {
+            return Ok(Delta::none(&self.schema));
+        }
+        // One that waits is given when it leaves.
+        let waits = |row: &u32| self.waits(side) && kept.binary_search(row).is_ok();
+        let is_given = |row: &u32| match partners.get(*row as usize) {
+            Some(0) => !is_semi && !waits(row),
+            _ => is_semi,
+        };
+        let given = delta.take(&(0..delta.len() as u32).filter(is_given).collect::<Vec<u32>>().into())?;
+        Ok(Delta { rows: self.alone(side, given.rows)?, gone: given.gone })
+    }
+
+    /// Takes down how many partners rows of the other side have.
+    fn take_down(&mut self, other: usize, turns: &[Turn]) {
+        // Where it only matters whether there are any, not every one has to be.
+        let waits = self.waits(other);
+        for Turn { place, after, .. } in turns.iter().filter(|turn| !waits || turn.before == 0) {
+            self.sides.of_mut(other).set_partners(*place, *after);
+        }
     }
 
     /// The pairs of rows that fit each other.
@@ -285,6 +292,10 @@ impl Join {
 
 fn evaluated(exprs: &[Arc<dyn datafusion::physical_expr::PhysicalExpr>], rows: &RecordBatch) -> Result<Vec<ArrayRef>> {
     exprs.iter().map(|expr| expr.evaluate(rows)?.into_array(rows.num_rows())).collect()
+}
+
+fn of<T: Copy>(values: &[T], rows: &[u32]) -> Vec<T> {
+    rows.iter().filter_map(|row| values.get(*row as usize).copied()).collect()
 }
 
 fn marked(rows: RecordBatch, gone: bool) -> Delta {

@@ -121,6 +121,7 @@ const QUERIES: &[&str] = &[
     "SELECT country, max(amount) AS most FROM (SELECT s.country, v.amount FROM sales s JOIN visits v ON s.country = v.country AND v.at BETWEEN s.at AND s.at + INTERVAL '6 seconds') GROUP BY country",
     "SELECT country, amount FROM sales EXCEPT SELECT country, amount FROM visits",
     "SELECT country, amount FROM sales INTERSECT SELECT country, amount FROM visits",
+    "SELECT DISTINCT ON (s.country) s.country, tax FROM sales s JOIN countries ON s.country = code",
     "SELECT country, array_agg(DISTINCT amount ORDER BY amount) AS amounts FROM sales GROUP BY country",
 ];
 
