@@ -222,14 +222,18 @@ impl Changes {
                 latest.keep(&delta, &now)?;
             }
         }
-        for deltas in flows {
-            for (number, delta) in deltas.into_iter().enumerate() {
-                if let Some(to) = self.flow.sources.get(number).map(|source| source.to) {
-                    self.flow_on(to, delta)?;
-                }
+        flows.into_iter().try_for_each(|deltas| self.enter(deltas))?;
+        Ok(absorbed)
+    }
+
+    /// Lets what each source has made of rows flow to the results.
+    fn enter(&mut self, deltas: Vec<Delta>) -> Result<()> {
+        for (number, delta) in deltas.into_iter().enumerate() {
+            if let Some(to) = self.flow.sources.get(number).map(|source| source.to) {
+                self.flow_on(to, delta)?;
             }
         }
-        Ok(absorbed)
+        Ok(())
     }
 
     /// What each source makes of rows all of which it can take.
@@ -314,23 +318,20 @@ impl Changes {
 
     /// How far the sides of a node are.
     fn now(&self, number: usize) -> Now {
-        let sides = [0, 1].map(|side| {
-            let here = To::Node(number, side);
-            let sources = self.flow.sources.iter().filter(|source| source.to == here);
-            let sources = sources.map(|source| {
-                Mark::least(
-                    source.branches.iter().map(|branch| self.inputs.get(branch.input).copied().unwrap_or(Mark::NONE)),
-                )
-            });
-            let nodes = self.flow.nodes.iter().enumerate().filter(|(_, node)| node.to == here);
-            let nodes = nodes.map(|(node, _)| self.mark(node));
-            let marks: Vec<Mark> = sources.chain(nodes).collect();
-            // Most nodes have one side.
-            if marks.is_empty() { None } else { Some(Mark::least(marks)) }
-        });
-        let [first, second] = sides;
+        // Most nodes have one side.
+        let [first, second] = [0, 1].map(|side| self.mark_at(To::Node(number, side)));
         let first = first.or(second).unwrap_or(Mark::NONE);
         self.at(Sides(first, second.unwrap_or(first)))
+    }
+
+    /// How far that is which flows there; `None` where nothing does.
+    fn mark_at(&self, here: To) -> Option<Mark> {
+        let of_input = |branch: &Branch| self.inputs.get(branch.input).copied().unwrap_or(Mark::NONE);
+        let sources = self.flow.sources.iter().filter(|source| source.to == here);
+        let sources = sources.map(|source| Mark::least(source.branches.iter().map(of_input)));
+        let nodes = self.flow.nodes.iter().enumerate().filter(|(_, node)| node.to == here);
+        let mut marks = sources.chain(nodes.map(|(node, _)| self.mark(node))).peekable();
+        marks.peek().is_some().then(|| Mark::least(marks))
     }
 
     /// How far what a node gives is.
@@ -364,11 +365,7 @@ impl Changes {
                 }
                 // What they were made of could be taken in, and so can what is taken away.
                 if let Ok(Taken { deltas, .. }) = self.piece(input, &gone) {
-                    for (number, delta) in deltas.into_iter().enumerate() {
-                        if let Some(to) = self.flow.sources.get(number).map(|source| source.to) {
-                            self.flow_on(to, delta)?;
-                        }
-                    }
+                    self.enter(deltas)?;
                 }
             }
             for number in 0..self.nodes.len() {
@@ -378,27 +375,18 @@ impl Changes {
                         for (late, mark) in late.iter_mut().zip(now.sides.iter()) {
                             *late = (*late).max(if mark.ended { Micros::MIN } else { mark.time });
                         }
-                        join.advance(&now, late)
+                        join.advance(&now, late)?
                     }
-                    (Some(Works::Aggregate(aggregate)), _) => aggregate
-                        .advance(&now)
-                        .map_err(|error| datafusion::error::DataFusionError::Execution(error.message)),
-                    (Some(Works::Groups(groups)), _) => groups
-                        .advance(&now)
-                        .map_err(|error| datafusion::error::DataFusionError::Execution(error.message)),
+                    (Some(Works::Aggregate(aggregate)), _) => aggregate.advance(&now)?,
+                    (Some(Works::Groups(groups)), _) => groups.advance(&now)?,
                     _ => continue,
-                }?;
+                };
                 if let Some(to) = self.flow.nodes.get(number).map(|node| node.to) {
                     self.flow_on(to, given)?;
                 }
             }
         }
-        let of_results = |to: To| to == To::Results;
-        let sources = self.flow.sources.iter().filter(|source| of_results(source.to));
-        let sources = sources.flat_map(|source| source.branches.iter());
-        let sources = sources.map(|branch| self.inputs.get(branch.input).copied().unwrap_or(Mark::NONE));
-        let nodes = self.flow.nodes.iter().enumerate().filter(|(_, node)| of_results(node.to));
-        Ok(Mark::least(sources.chain(nodes.map(|(number, _)| self.mark(number)))))
+        Ok(self.mark_at(To::Results).unwrap_or(Mark::NONE))
     }
 
     /// What has come out since this was last asked for.
@@ -491,30 +479,8 @@ impl State for Changes {
                 store.push((said, rows));
             }
         }
-        let mut of_stores = of_stores.into_iter();
-        let mut next = || of_stores.next().unwrap_or_default();
-        for latest in &mut self.latest {
-            let (plan, said) = (latest.hasher(), next());
-            latest.store_mut().restore(said, &plan)?;
-        }
-        for works in &mut self.nodes {
-            match works {
-                Works::Steps(_) | Works::Union => {}
-                Works::Join(join) => {
-                    for side in [0, 1] {
-                        let hasher = join.hasher(side);
-                        join.stores_mut().of_mut(side).restore(next(), &hasher)?;
-                    }
-                }
-                Works::Aggregate(aggregate) => {
-                    let hasher = aggregate.hasher();
-                    aggregate.store_mut().restore(next(), &hasher)?;
-                }
-                Works::Groups(groups) => {
-                    let hasher = groups.hasher();
-                    groups.store_mut().restore(next(), &hasher)?;
-                }
-            }
+        for (store, said) in self.stores_mut().into_iter().zip(of_stores) {
+            store.restore(said)?;
         }
         let mut times = closed.into_iter().flat_map(|late| late.split(' ')).map_while(|time| time.parse().ok());
         let joins = self.nodes.iter().zip(&mut self.late).filter(|(works, _)| matches!(works, Works::Join(_)));

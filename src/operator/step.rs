@@ -177,6 +177,12 @@ fn text(error: &ArrowError) -> String {
     crate::sql::clean(&error.to_string())
 }
 
+impl From<Failure> for DataFusionError {
+    fn from(failure: Failure) -> Self {
+        Self::Execution(failure.message)
+    }
+}
+
 impl From<ArrowError> for Failure {
     fn from(error: ArrowError) -> Self {
         Self { class: Class::Expression, message: text(&error) }

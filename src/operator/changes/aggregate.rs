@@ -14,7 +14,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::Now;
 use super::delta::{Delta, same_in, taken};
 use super::plan;
-use super::store::{Store, hashes};
+use super::store::Store;
 use crate::failure::Class;
 use crate::operator::leaf;
 use crate::operator::step::{Failure, Rows, with_rows};
@@ -31,7 +31,7 @@ impl Aggregate {
     pub(super) fn new(plan: plan::Aggregate, schema: SchemaRef) -> Self {
         let state = plan.partial.schema();
         let sums = Sums::new(&state, Some(&plan.partial));
-        Self { sums, schema, groups: Store::new(state, None), plan }
+        Self { sums, schema, groups: Store::by_columns(state, &(0..plan.keys).collect::<Vec<_>>(), None), plan }
     }
 
     /// What follows from what changes.
@@ -51,11 +51,11 @@ impl Aggregate {
             Some(there) => filter_record_batch(&new, there)?,
             None => new,
         };
-        let hashes = self.hashes(&new)?;
+        let hashes = self.groups.hashes(&new)?;
         let until = now.until_of_all(self.plan.time, &delta.rows, new.num_rows());
         self.groups.remove(&places)?;
         self.groups.insert(new, &hashes, &until, &vec![0; hashes.len()])?;
-        Ok(Delta { rows: with_rows(&self.schema, given.rows.columns().to_vec(), given.len())?, gone: given.gone })
+        Ok(given.named(&self.schema)?)
     }
 
     /// The rows as they are added up.
@@ -76,7 +76,7 @@ impl Aggregate {
 
     /// The places of the groups that these are more of.
     fn places(&self, fresh: &RecordBatch) -> Result<Vec<u32>> {
-        let found = self.groups.find(&self.hashes(fresh)?);
+        let found = self.groups.find(&self.groups.hashes(fresh)?);
         let mine = taken(&self.keys(fresh)?, &UInt32Array::from(found.rows.clone()))?;
         let theirs = self.keys(&self.groups.rows(&found.places)?)?;
         Ok(found.only(&same_in(mine.columns(), theirs.columns(), mine.num_rows())?).places)
@@ -84,17 +84,6 @@ impl Aggregate {
 
     fn keys(&self, rows: &RecordBatch) -> Result<RecordBatch> {
         Ok(rows.project(&(0..self.plan.keys).collect::<Vec<_>>())?)
-    }
-
-    /// The hashes by which groups are found.
-    fn hashes(&self, rows: &RecordBatch) -> Result<Vec<u64>> {
-        self.hasher()(rows)
-    }
-
-    /// What gives these.
-    pub(super) fn hasher(&self) -> impl Fn(&RecordBatch) -> Result<Vec<u64>> + use<> {
-        let keys: Vec<usize> = (0..self.plan.keys).collect();
-        move |rows| hashes(rows.project(&keys)?.columns(), rows.num_rows())
     }
 
     /// What groups yield, one by one.
@@ -138,9 +127,7 @@ impl Aggregate {
         }
         let results = self.results(&self.groups.rows(&over)?)?;
         self.groups.remove(&over)?;
-        let gone = results.there()?;
-        let rows = with_rows(&self.schema, gone.columns().to_vec(), gone.num_rows())?;
-        Ok(Delta { gone: Some(BooleanArray::from(vec![true; rows.num_rows()])), rows })
+        Ok(Delta::removed(results.there()?).named(&self.schema)?)
     }
 
     pub(super) fn store(&self) -> &Store {

@@ -25,6 +25,11 @@ impl Delta {
         Self { rows, gone: None }
     }
 
+    /// Rows that are taken away.
+    pub(super) fn removed(rows: RecordBatch) -> Self {
+        Self { gone: Some(BooleanArray::from(vec![true; rows.num_rows()])), rows }
+    }
+
     /// Nothing.
     pub(super) fn none(schema: &SchemaRef) -> Self {
         Self::added(RecordBatch::new_empty(schema.clone()))
@@ -55,6 +60,11 @@ impl Delta {
                 Ok(Self { rows, gone: gone.map(Iterator::collect) })
             }
         }
+    }
+
+    /// The same rows under the names of these columns.
+    pub(super) fn named(self, schema: &SchemaRef) -> Result<Self, ArrowError> {
+        Ok(Self { rows: with_rows(schema, self.rows.columns().to_vec(), self.len())?, gone: self.gone })
     }
 
     pub(super) fn len(&self) -> usize {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
+use arrow::array::{ArrayRef, UInt32Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
@@ -14,7 +14,7 @@ use datafusion::common::Result;
 use super::Now;
 use super::delta::{Delta, taken};
 use super::plan;
-use super::store::{Store, hashes};
+use super::store::Store;
 use crate::operator::leaf;
 use crate::operator::step::{Failure, with_rows};
 
@@ -26,13 +26,12 @@ pub(super) struct Groups {
 
 impl Groups {
     pub(super) fn new(plan: plan::Groups, schema: SchemaRef) -> Self {
-        Self { rows: Store::new(plan.rows.clone(), plan.time), plan, schema }
+        Self { rows: Store::by_columns(plan.rows.clone(), &plan.keys, plan.time), plan, schema }
     }
 
     /// What follows from what changes.
     pub(super) fn push(&mut self, delta: &Delta, now: &Now) -> Result<Delta, Failure> {
-        let hashes = self.hashes(&delta.rows)?;
-        let mut touched = hashes.clone();
+        let mut touched = self.rows.hashes(&delta.rows)?;
         touched.sort_unstable();
         touched.dedup();
         let places = self.rows.find(&touched).places;
@@ -51,12 +50,12 @@ impl Groups {
         let given = difference(&was, &is)?;
         let (left, came) = (unmatched(&old, &kept)?, unmatched(&kept, &old)?);
         let came = taken(&kept, &UInt32Array::from(came))?;
-        let of_came = self.hashes(&came)?;
+        let of_came = self.rows.hashes(&came)?;
         let until = now.until_of_all(self.plan.time, &came, came.num_rows());
         let left: Vec<u32> = left.iter().filter_map(|row| places.get(*row as usize).copied()).collect();
         self.rows.remove(&left)?;
         self.rows.insert(came, &of_came, &until, &vec![0; of_came.len()])?;
-        Ok(Delta { rows: with_rows(&self.schema, given.rows.columns().to_vec(), given.len())?, gone: given.gone })
+        Ok(given.named(&self.schema)?)
     }
 
     fn results(&self, rows: &RecordBatch) -> Result<RecordBatch, Failure> {
@@ -66,26 +65,13 @@ impl Groups {
         Ok(concat_batches(&self.plan.plan.schema(), &leaf::evaluate(&self.plan.plan, &[vec![rows.clone()]])?)?)
     }
 
-    /// The hashes by which the rows of groups are found.
-    fn hashes(&self, rows: &RecordBatch) -> Result<Vec<u64>> {
-        self.hasher()(rows)
-    }
-
-    /// What gives these.
-    pub(super) fn hasher(&self) -> impl Fn(&RecordBatch) -> Result<Vec<u64>> + use<> {
-        let keys = self.plan.keys.clone();
-        move |rows| hashes(rows.project(&keys)?.columns(), rows.num_rows())
-    }
-
     /// What follows from the time that has passed.
     pub(super) fn advance(&mut self, now: &Now) -> Result<Delta, Failure> {
         let over = self.rows.over(now.of(0, false));
         if over.is_empty() {
             return Ok(Delta::none(&self.schema));
         }
-        let rows = self.rows.rows(&over)?;
-        let gone = BooleanArray::from(vec![true; rows.num_rows()]);
-        self.push(&Delta { rows, gone: Some(gone) }, now)
+        self.push(&Delta::removed(self.rows.rows(&over)?), now)
     }
 
     pub(super) fn store(&self) -> &Store {

@@ -16,7 +16,7 @@ use datafusion::common::{DataFusionError, Result};
 use super::Now;
 use super::delta::{Delta, same, same_in, taken};
 use super::plan::{self, Kind, Sides};
-use super::store::{Found, Store, hashes};
+use super::store::{Found, Store};
 use crate::bus::Micros;
 use crate::codec::time;
 use crate::operator::step::{Failure, with_rows};
@@ -36,7 +36,7 @@ pub(super) struct Join {
 
 impl Join {
     pub(super) fn new(plan: plan::Join, schema: SchemaRef) -> Self {
-        let store = |side: &plan::Side| Store::new(side.schema.clone(), side.time);
+        let store = |side: &plan::Side| Store::new(side.schema.clone(), side.on.clone(), side.time);
         let sides = Sides(store(&plan.sides.0), store(&plan.sides.1));
         Self { plan, schema, sides }
     }
@@ -58,7 +58,7 @@ impl Join {
     /// What follows from what changes on one side.
     pub(super) fn push(&mut self, side: usize, delta: &Delta, now: &Now) -> Result<Delta, Failure> {
         let other = 1 - side;
-        let hashes = hashes(&evaluated(&self.plan.sides.of(side).on, &delta.rows)?, delta.len())?;
+        let hashes = self.sides.of(side).hashes(&delta.rows)?;
         let until = self.until(side, &delta.rows, now)?;
         let (found, pairs) = self.pairs(side, delta, self.sides.of(other).find(&hashes))?;
         let mut partners = vec![0u32; delta.len()];
@@ -78,7 +78,7 @@ impl Join {
         if matches!(self.plan.kind, Kind::Pairs(_)) {
             given.push(pairs);
         }
-        let given = given.into_iter().filter(|delta| !delta.is_empty()).map(|delta| self.named(delta));
+        let given = given.into_iter().filter(|delta| !delta.is_empty()).map(|delta| delta.named(&self.schema));
         let given = Delta::concat(&self.schema, given.collect::<Result<_, _>>()?)?;
 
         // From here on nothing fails because of its rows.
@@ -225,12 +225,6 @@ impl Join {
         Ok(with_rows(&self.schema, columns, rows.num_rows())?)
     }
 
-    /// The same rows under the names that the join gives its columns.
-    fn named(&self, delta: Delta) -> Result<Delta, Failure> {
-        let rows = with_rows(&self.schema, delta.rows.columns().to_vec(), delta.len())?;
-        Ok(Delta { rows, gone: delta.gone })
-    }
-
     fn bounded(&self, side: usize) -> bool {
         self.plan.sides.of(side).until.is_some()
     }
@@ -261,7 +255,7 @@ impl Join {
                     over.iter().copied().filter(|place| self.sides.of(side).partners(*place) == 0).collect();
                 if self.gives_lonely(side) && !lonely.is_empty() {
                     let rows = self.sides.of(side).rows(&lonely)?;
-                    let rows = self.alone(side, rows).map_err(|error| DataFusionError::Execution(error.message))?;
+                    let rows = self.alone(side, rows)?;
                     given.push(Delta::added(rows.with_schema(self.schema.clone())?));
                 }
             }
@@ -282,16 +276,6 @@ impl Join {
     pub(super) fn stores_mut(&mut self) -> &mut Sides<Store> {
         &mut self.sides
     }
-
-    /// What gives the hashes by which rows of a side are found.
-    pub(super) fn hasher(&self, side: usize) -> impl Fn(&RecordBatch) -> Result<Vec<u64>> + use<> {
-        let on = self.plan.sides.of(side).on.clone();
-        move |rows| hashes(&evaluated(&on, rows)?, rows.num_rows())
-    }
-}
-
-fn evaluated(exprs: &[Arc<dyn datafusion::physical_expr::PhysicalExpr>], rows: &RecordBatch) -> Result<Vec<ArrayRef>> {
-    exprs.iter().map(|expr| expr.evaluate(rows)?.into_array(rows.num_rows())).collect()
 }
 
 fn of<T: Copy>(values: &[T], rows: &[u32]) -> Vec<T> {
@@ -299,8 +283,7 @@ fn of<T: Copy>(values: &[T], rows: &[u32]) -> Vec<T> {
 }
 
 fn marked(rows: RecordBatch, gone: bool) -> Delta {
-    let gone = gone.then(|| BooleanArray::from(vec![true; rows.num_rows()]));
-    Delta { rows, gone }
+    if gone { Delta::removed(rows) } else { Delta::added(rows) }
 }
 
 impl Store {

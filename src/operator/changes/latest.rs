@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use arrow::array::{AsArray, BooleanArray, UInt32Array};
+use arrow::array::{AsArray, UInt32Array};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
 
@@ -10,7 +10,7 @@ use super::Now;
 use super::delta::{Delta, same_in, taken};
 use super::groups::Bytes;
 use super::plan;
-use super::store::{Store, hashes};
+use super::store::Store;
 use crate::operator::step::with_rows;
 
 pub(super) struct Latest {
@@ -20,7 +20,7 @@ pub(super) struct Latest {
 
 impl Latest {
     pub(super) fn new(plan: plan::Latest) -> Self {
-        Self { rows: Store::new(plan.schema.clone(), None), plan }
+        Self { rows: Store::by_columns(plan.schema.clone(), &plan.identity, None), plan }
     }
 
     /// The number of the input.
@@ -44,8 +44,9 @@ impl Latest {
             (0..rows.num_rows()).rev().filter(|row| seen.insert(bytes.row(0, *row))).map(|row| row as u32).collect();
         last.reverse();
 
-        let identities = taken(&identities, &UInt32Array::from(last.clone()))?;
-        let found = self.rows.find(&hashes(identities.columns(), last.len())?);
+        let numbers = UInt32Array::from(last.clone());
+        let identities = taken(&identities, &numbers)?;
+        let found = self.rows.find(&self.rows.hashes(&taken(&rows, &numbers)?)?);
         let mine = taken(&identities, &UInt32Array::from(found.rows.clone()))?;
         let old = self.rows.rows(&found.places)?;
         let is_it = same_in(mine.columns(), old.project(&self.plan.identity)?.columns(), mine.num_rows())?;
@@ -73,11 +74,11 @@ impl Latest {
     /// Keeps what has changed.
     pub(super) fn keep(&mut self, delta: &Delta, now: &Now) -> Result<()> {
         let (came, gone) = delta.parts()?;
-        let of_gone = self.hashes(&gone)?;
+        let of_gone = self.rows.hashes(&gone)?;
         let all: Vec<u32> = (0..gone.num_rows() as u32).collect();
         let places = self.rows.places_of(&gone, &all, &of_gone)?;
         self.rows.remove(&places)?;
-        let of_came = self.hashes(&came)?;
+        let of_came = self.rows.hashes(&came)?;
         let until = now.until_of_all(None, &came, came.num_rows());
         self.rows.insert(came, &of_came, &until, &vec![0; of_came.len()])
     }
@@ -87,18 +88,7 @@ impl Latest {
         let over = self.rows.over(now.of(0, false));
         let rows = self.rows.rows(&over)?;
         self.rows.remove(&over)?;
-        Ok(Delta { gone: Some(BooleanArray::from(vec![true; rows.num_rows()])), rows })
-    }
-
-    /// The hashes by which rows are found.
-    fn hashes(&self, rows: &RecordBatch) -> Result<Vec<u64>> {
-        self.hasher()(rows)
-    }
-
-    /// What gives these.
-    pub(super) fn hasher(&self) -> impl Fn(&RecordBatch) -> Result<Vec<u64>> + use<> {
-        let identity = self.plan.identity.clone();
-        move |rows| hashes(rows.project(&identity)?.columns(), rows.num_rows())
+        Ok(Delta::removed(rows))
     }
 
     pub(super) fn store(&self) -> &Store {

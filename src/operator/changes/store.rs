@@ -13,6 +13,8 @@ use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
 use datafusion::common::hash_utils::{RandomState, create_hashes};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
 use hashbrown::HashTable;
 
 use super::delta::taken;
@@ -56,6 +58,8 @@ impl Said {
 /// Rows by the hash of their key.
 pub(super) struct Store {
     schema: SchemaRef,
+    /// What makes up the key of a row.
+    key: Vec<Arc<dyn PhysicalExpr>>,
     time: Option<usize>,
     batches: Vec<Batch>,
     /// Of each place the hash of its row's key, its number, the place before it of the same hash, until when in event time it is
@@ -111,18 +115,22 @@ impl Found {
     }
 }
 
-/// The hash of each row of these columns.
-pub(super) fn hashes(columns: &[ArrayRef], rows: usize) -> Result<Vec<u64>> {
-    let mut hashes = vec![0; rows];
-    create_hashes(columns, &HASHER, &mut hashes)?;
-    Ok(hashes)
-}
-
 impl Store {
-    /// No rows, with these columns, of which that one has the event time.
-    pub(super) fn new(schema: SchemaRef, time: Option<usize>) -> Self {
+    /// No rows, with these columns, of which some are the key, and that one has the event time.
+    pub(super) fn by_columns(schema: SchemaRef, key: &[usize], time: Option<usize>) -> Self {
+        let column = |column: &usize| {
+            let name = schema.fields().get(*column).map(|field| field.name().as_str()).unwrap_or_default();
+            Arc::new(Column::new(name, *column)) as Arc<dyn PhysicalExpr>
+        };
+        let key = key.iter().map(column).collect();
+        Self::new(schema, key, time)
+    }
+
+    /// The same, of which these make up the key.
+    pub(super) fn new(schema: SchemaRef, key: Vec<Arc<dyn PhysicalExpr>>, time: Option<usize>) -> Self {
         Self {
             schema,
+            key,
             time,
             batches: Vec::new(),
             hashes: Vec::new(),
@@ -138,6 +146,14 @@ impl Store {
             removed: Vec::new(),
             changed: Vec::new(),
         }
+    }
+
+    /// The hashes of the keys of rows.
+    pub(super) fn hashes(&self, rows: &RecordBatch) -> Result<Vec<u64>> {
+        let columns = self.key.iter().map(|part| part.evaluate(rows)?.into_array(rows.num_rows()));
+        let mut hashes = vec![0; rows.num_rows()];
+        create_hashes(columns.collect::<Result<Vec<_>>>()?, &HASHER, &mut hashes)?;
+        Ok(hashes)
     }
 
     /// Adds rows, whose keys have these hashes, to be kept until then, and with so many partners.
@@ -339,7 +355,7 @@ impl Store {
 
     /// Leaves out what is no more.
     fn sweep(&mut self) -> Result<()> {
-        let mut swept = Self::new(self.schema.clone(), self.time);
+        let mut swept = Self::new(self.schema.clone(), self.key.clone(), self.time);
         for Batch { first, rows, there, .. } in std::mem::take(&mut self.batches) {
             let places = first..first + rows.num_rows();
             let is_there = self.is_there.get(places.clone()).unwrap_or_default();
@@ -440,12 +456,8 @@ impl Store {
         self.rows(&places.map(|place| place as u32).collect::<Vec<_>>())
     }
 
-    /// Takes back what was said of the rows to a checkpoint, in the order in which it was; `hashes` gives those of rows.
-    pub(super) fn restore(
-        &mut self,
-        said: Vec<(Said, RecordBatch)>,
-        hashes: &dyn Fn(&RecordBatch) -> Result<Vec<u64>>,
-    ) -> Result<()> {
+    /// Takes back what was said of the rows to a checkpoint, in the order in which it was.
+    pub(super) fn restore(&mut self, said: Vec<(Said, RecordBatch)>) -> Result<()> {
         let width = self.schema.fields().len();
         let (mut batches, mut since) = (Vec::new(), Vec::new());
         let (mut removed, mut partners) = (Vec::new(), Vec::new());
@@ -476,7 +488,7 @@ impl Store {
         let rows = RecordBatch::try_new(self.schema.clone(), rows.columns().to_vec())?;
         let until: Vec<Micros> = column::<Int64Type>(&all, width + 1);
         let of_partners: Vec<u32> = column::<UInt32Type>(&all, width + 2);
-        let hashes = hashes(&rows)?;
+        let hashes = self.hashes(&rows)?;
         let numbers: Vec<u64> = numbers_of(&all, width).collect();
         self.next = numbers.last().map_or(0, |last| last + 1).max(removed.last().map_or(0, |last| last + 1));
         for start in (0..rows.num_rows()).step_by(FULL) {
