@@ -11,8 +11,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::common::JoinType;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, JoinType};
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Aggregate, Expr, Filter, LogicalPlan, Window};
@@ -21,7 +21,7 @@ use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::branches::{Planner, arrow_schema};
-use super::refusal::{is_query, is_word};
+use super::refusal::{at_only, is_query};
 use super::windowed::{is_by_row, physical, placeholder};
 use super::{Asked, Fault, Keep, fault, parse};
 use crate::failure::Class;
@@ -333,12 +333,8 @@ impl Builder<'_> {
             same.map(move |(number, _)| groups + number)
         };
         let identities = vec![(0..groups).map(|group| firsts(group).chain([group]).collect()).collect()];
-        let is_plain = |column: &usize| matches!(aggregate.group_expr.get(*column), Some(Expr::Column(_)));
-        let of_group = |column: &usize| {
-            let Some(Expr::Column(name)) = aggregate.group_expr.get(*column) else { return None };
-            aggregate.input.schema().maybe_index_of_column(name)
-        };
-        let is_time = |column: &usize| is_plain(column) && of_group(column).is_some_and(|it| built.times.contains(&it));
+        let of_group = |group: &usize| column(aggregate.group_expr.get(*group)?, aggregate.input.schema());
+        let is_time = |group: &usize| of_group(group).is_some_and(|it| built.times.contains(&it));
         let times: BTreeSet<usize> = (0..groups).filter(|column| !changes && is_time(column)).collect();
         let schema = arrow_schema(&aggregate.schema);
         let work = match built.changes {
@@ -418,12 +414,8 @@ impl Builder<'_> {
             (_, input) => Arc::new(LogicalPlan::clone(input)),
         });
         let Some(input) = input else { return Err(self.wrong(&[], "this reads nothing", "")) };
-        let column = |expr: &Expr| match expr {
-            Expr::Column(column) => input.schema().maybe_index_of_column(column),
-            _ => None,
-        };
         // Groups by what is no column are found by the columns that are; at worst all rows are one.
-        let keys: Vec<usize> = by.iter().filter_map(column).collect();
+        let keys: Vec<usize> = by.iter().filter_map(|expr| column(expr, input.schema())).collect();
         let text = plan.display_indent().to_string();
         let schema = arrow_schema(plan.schema());
         let rows = self.schema(built.from);
@@ -443,10 +435,15 @@ impl Builder<'_> {
 
     /// What is wrong, at the only one of these words that is in the text.
     fn wrong(&self, keywords: &[&str], message: &str, help: &str) -> Fault {
-        let is_keyword = |token: &Token| keywords.iter().any(|keyword| is_word(token, keyword));
-        let mut places = self.tokens.iter().filter(|(token, _)| is_keyword(token)).map(|(_, place)| place);
-        let span = places.next().filter(|_| places.next().is_none()).cloned();
-        Fault { message: message.to_owned(), span, help: (!help.is_empty()).then(|| help.to_owned()) }
+        at_only(&self.tokens, keywords, message, help)
+    }
+}
+
+/// The column of these that an expression is.
+fn column(expr: &Expr, schema: &DFSchema) -> Option<usize> {
+    match expr {
+        Expr::Column(column) => schema.maybe_index_of_column(column),
+        _ => None,
     }
 }
 

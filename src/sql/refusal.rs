@@ -253,8 +253,16 @@ impl Visitor for Search<'_> {
     }
 }
 
+/// What is wrong, at the only one of these words that is in the text.
+pub(super) fn at_only(tokens: &[(Token, Range<usize>)], keywords: &[&str], message: &str, help: &str) -> Fault {
+    let is_keyword = |token: &Token| keywords.iter().any(|keyword| is_word(token, keyword));
+    let mut places = tokens.iter().filter(|(token, _)| is_keyword(token)).map(|(_, place)| place);
+    let span = places.next().filter(|_| places.next().is_none()).cloned();
+    Fault { message: message.to_owned(), span, help: (!help.is_empty()).then(|| help.to_owned()) }
+}
+
 /// Whether it is that keyword.
-pub(super) fn is_word(token: &Token, keyword: &str) -> bool {
+fn is_word(token: &Token, keyword: &str) -> bool {
     match token {
         Token::Word(word) => word.quote_style.is_none() && word.value.eq_ignore_ascii_case(keyword),
         Token::VerticalBarRightAngleBracket => keyword == "|>",

@@ -35,7 +35,7 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, Phy
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::branches::{Planner, arrow_schema};
-use super::refusal::{is_of_rows, is_query, is_word};
+use super::refusal::{at_only, is_of_rows, is_query};
 use super::windows::{self, Bound};
 use super::{Fault, fault, parse};
 use crate::failure::Class;
@@ -220,11 +220,7 @@ impl Look {
 
     /// Says what is wrong, at the only one of these words that is in the text.
     fn wrong(&mut self, keywords: &[&str], message: &str, help: &str) {
-        let is_keyword = |token: &Token| keywords.iter().any(|keyword| is_word(token, keyword));
-        let mut places = self.tokens.iter().filter(|(token, _)| is_keyword(token)).map(|(_, place)| place);
-        let span = places.next().filter(|_| places.next().is_none()).cloned();
-        let help = (!help.is_empty()).then(|| help.to_owned());
-        self.faults.push(Fault { message: message.to_owned(), span, help });
+        self.faults.push(at_only(&self.tokens, keywords, message, help));
     }
 }
 

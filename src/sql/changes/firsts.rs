@@ -9,7 +9,7 @@ use datafusion::logical_expr::{
     Expr, Filter, LogicalPlan, Operator, Projection, SubqueryAlias, Window, binary_expr, lit,
 };
 
-use super::parts;
+use super::{column, parts};
 
 /// Whether a condition leaves the first rows of each group only, as a window function numbers them.
 pub(super) fn counts(window: &Window, condition: &Expr) -> bool {
@@ -101,11 +101,7 @@ pub(super) fn firsts(filter: &Filter) -> Option<datafusion::common::Result<Logic
 pub(super) fn window_identity(window: &Window, by: &[Expr]) -> Option<Vec<BTreeSet<usize>>> {
     let of_rows = window.input.schema().fields().len();
     let number = window.window_expr.iter().position(is_row_number)?;
-    let column = |expr: &Expr| match expr {
-        Expr::Column(column) => window.input.schema().maybe_index_of_column(column),
-        _ => None,
-    };
-    let mut columns: Vec<usize> = by.iter().map(column).collect::<Option<_>>()?;
+    let mut columns: Vec<usize> = by.iter().map(|expr| column(expr, window.input.schema())).collect::<Option<_>>()?;
     columns.push(of_rows + number);
     Some(parts(columns))
 }

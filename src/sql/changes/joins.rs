@@ -8,7 +8,7 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{Expr, Filter, Join, LogicalPlan};
 
 use super::super::branches::{arrow_schema, cannot_fail};
-use super::{Builder, Built, Feed, Parts, Result, bounds, keeps, whole};
+use super::{Builder, Built, Feed, Parts, Result, bounds, column, keeps, whole};
 use crate::operator::{JoinKind, JoinPlan, Side, Sides, To, Work};
 
 /// So many ways to tell rows apart are followed.
@@ -101,10 +101,6 @@ impl Builder<'_> {
             }
         };
         // What has to be the same on both sides is the same.
-        let column = |expr: &Expr, schema: &DFSchema| match expr {
-            Expr::Column(column) => schema.maybe_index_of_column(column),
-            _ => None,
-        };
         let equal: Vec<(usize, usize)> = match kind {
             JoinKind::Pairs(Sides(false, false)) => {
                 let pair =

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use arrow::array::{BooleanArray, Float64Array, Int64Array, StringArray, TimestampNanosecondArray};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::datasource::memory::MemTable;
 use datafusion::prelude::SessionContext;
 use proptest::collection::vec;
 
+use super::windowed::sales_schema;
 use super::*;
 use crate::operator::DELETED;
 use crate::operator::{Absorbed, Changes, Chunk, Mark, Piece, State};
@@ -28,15 +29,6 @@ enum Event {
     Visits(Vec<Sale>),
     Countries(Vec<Country>),
     Crash,
-}
-
-fn sales_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
-        Field::new("at", DataType::Timestamp(TimeUnit::Nanosecond, None), false),
-        Field::new("country", DataType::Utf8, true),
-        Field::new("amount", DataType::Int64, true),
-        Field::new("price", DataType::Float64, true),
-    ]))
 }
 
 fn countries_schema() -> SchemaRef {

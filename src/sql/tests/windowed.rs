@@ -15,7 +15,7 @@ const SECOND: i64 = 1_000_000_000;
 /// When, where, how much: `(seconds, country, amount)`.
 type Sale = (i16, Option<u8>, Option<i8>);
 
-fn sales_schema() -> SchemaRef {
+pub(super) fn sales_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("at", DataType::Timestamp(TimeUnit::Nanosecond, None), false),
         Field::new("country", DataType::Utf8, true),
